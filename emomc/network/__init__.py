@@ -1,0 +1,1 @@
+"""Tracing a torch module into layers, loop bounds and edges."""
