@@ -53,7 +53,7 @@ class Accesses:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Energy factors of a number format, as scalars or (Q, 1): of a MAC, a weight read and a feature map's word."""
+    """Energy factors of a number format, as scalars or (Q,): of a MAC, a weight read and a feature map's word."""
 
     mac: float | Array  # in place of (bits + 1)
     weight: float | Array  # in place of (bits + 1) / 16
@@ -62,7 +62,7 @@ class Arithmetic:
 
 def fixed_point(bit_width: Sequence[int] | NDArray[np.int64]) -> Arithmetic:
     """Fixed-point weights of (Q,) bit-widths, with 16-bit feature maps."""
-    bits = np.asarray(bit_width, float)[:, None]
+    bits = np.asarray(bit_width, float)
     return Arithmetic(mac=bits + 1, weight=(bits + 1) / WORD_BITS)
 
 
@@ -116,7 +116,7 @@ def _call_items(access: Accesses, macs: int, keep: Array, arithmetic: Arithmetic
     used_out = _touched(keep, access.output_sharing) * arithmetic.activation
     items = (
         MAC * macs * keep * arithmetic.mac,
-        READ * access.weights * np.asarray(arithmetic.weight).reshape(1, -1),
+        READ * access.weights * arithmetic.weight,
         READ * access.inputs * used_in,
         WRITE * access.outputs * used_out,
         READ * access.psums * used_out,
