@@ -64,7 +64,7 @@ class Layer:
     weight: str  # key of the weight in the module's state_dict
     weight_shape: tuple[int, ...]  # output channels first
     calls: tuple[LoopBounds, ...]
-    bias: str | None = None
+    bias: str | None = None  # key of the bias of the first call
     aliases: tuple[str, ...] = ()  # further state_dict keys that hold the same tensor
 
     @property
@@ -89,6 +89,7 @@ class Node:
     shape: tuple[int, ...]  # of the output tensor, batch first; () where the node does not yield a tensor
     layer: str | None = None  # Layer.name, for kind "layer"
     call: int = 0  # index into Layer.calls, for kind "layer"
+    module: str = ""  # path of the module whose forward takes this step; "" for the traced module itself
 
 
 @dataclass(frozen=True)
