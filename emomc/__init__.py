@@ -1,0 +1,1 @@
+"""Evolutionary multi-objective compression of PyTorch CNNs for described accelerators."""

@@ -1,0 +1,248 @@
+"""Measuring compressed networks: stitching variants from the bank, correcting statistics, counting errors."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from emomc import coding
+from emomc.accuracy.correction import collect_statistics, correct_statistics
+from emomc.accuracy.splits import Split, Splits
+from emomc.compression.bank import Bank
+from emomc.compression.glue import batch_norms, make_storable
+from emomc.compression.networkfile import save_network
+from emomc.network.layers import Network
+
+ErrorMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+DENSE = -1  # variant number of an uncompressed layer
+_CACHED_WEIGHTS = 64_000_000  # decoded weights kept per process: 256 MB
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an evaluation does beside compressing; part of the key under which a measurement is stored.
+
+    Attributes:
+        strengths: strengths of the statistics correction that are tried; the one of least divergence from the dense
+            network on the calibration split is kept. ``(0.0,)`` turns the correction off.
+        batch_size: images per forward pass.
+        threads: threads of one evaluation; fixed, as results of other numbers of threads may differ in the last bit.
+        device: ``"cpu"`` or a CUDA device.
+    """
+
+    strengths: tuple[float, ...] = (0.0, 0.5, 1.0)
+    batch_size: int = 128
+    threads: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A network measured on one split.
+
+    Attributes:
+        error: mean error, a fraction.
+        difference: mean of (error - dense error) over the same samples.
+        standard_error: standard error of ``difference``; pairing removes what both networks get wrong.
+        loss: mean cross-entropy, nats; NaN for outputs that are not class scores.
+        divergence: mean Kullback-Leibler divergence from the dense network's output, nats, on the calibration split.
+        strength: strength of statistics correction that was kept.
+        samples: number of samples measured.
+    """
+
+    error: float
+    difference: float
+    standard_error: float
+    loss: float
+    divergence: float
+    strength: float
+    samples: int
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch's thread count for the length of a block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def divergence(dense: torch.Tensor, output: torch.Tensor) -> float:
+    """Mean Kullback-Leibler divergence of class scores ``(n, classes)`` from the dense network's, in nats."""
+    value = kl_div(log_softmax(output, 1), log_softmax(dense, 1), reduction="batchmean", log_target=True)
+    return float(value) if torch.isfinite(value) else math.inf
+
+
+class Evaluator:
+    """Measures networks that are given as one variant of the bank per layer.
+
+    It keeps one copy of the network, the decoded weights that were used last and the dense network's answers, so that
+    an evaluation costs little more than its forward passes. The caller's module is not changed.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        network: Network,
+        splits: Splits,
+        bank: Bank,
+        error: ErrorMetric,
+        settings: Settings | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self._network = network
+        self._splits = splits
+        self._bank = bank
+        self._error = error
+        self._device = torch.device(self.settings.device)
+        self._dense_state = {key: value.detach().clone().to(self._device) for key, value in module.state_dict().items()}
+        self._module = _copy_of(module).to(self._device).eval()
+        self._weights: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
+        self._calibration = torch.cat([inputs for inputs, _ in self._batches(splits.calibration)])
+        self._dense_errors: dict[str, torch.Tensor] = {}
+        with _threads(self.settings.threads):
+            self._dense_statistics, self._dense_output = collect_statistics(self._module, self._calibration)
+
+    def measure(self, variants: Sequence[int], split: str) -> Measurement:
+        """Stitch, correct and measure a network.
+
+        Args:
+            variants: one variant number per layer, `DENSE` for an uncompressed layer.
+            split: name of a split of the task.
+        """
+        with _threads(self.settings.threads):
+            strength, change = self._assemble(variants)
+            return self._count(self._module, split, change, strength)
+
+    def probe(self, variants: Sequence[int]) -> float:
+        """Divergence of a network from the dense one on the calibration split, nats; no other split is used."""
+        with _threads(self.settings.threads):
+            return self._assemble(variants, storable=False)[1]
+
+    def measure_dense(self, split: str) -> Measurement:
+        """The dense network on a split."""
+        with _threads(self.settings.threads):
+            self._restore()
+            return self._count(self._module, split, 0.0, 0.0)
+
+    def measure_module(self, module: nn.Module, split: str) -> Measurement:
+        """Any module of the task, as it is, e.g. one decoded from a file."""
+        with _threads(self.settings.threads):
+            module = module.to(self._device).eval()
+            with torch.inference_mode():
+                change = divergence(self._dense_output, module(self._calibration))
+            return self._count(module, split, change, math.nan)
+
+    def save(self, variants: Sequence[int], path: Path, header: Mapping[str, object]) -> None:
+        """Write the network to a file: its blobs as they are in the bank, and its corrected glue."""
+        with _threads(self.settings.threads):
+            self._assemble(variants)
+        blobs = {
+            layer.name: self._bank.blob(index, variants[index]) for index, layer in enumerate(self._network.layers)
+        }
+        save_network(path, self._module, self._network, blobs, header)
+
+    def _batches(self, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for inputs, targets in split.batches(self.settings.batch_size):
+            yield inputs.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
+
+    def _restore(self) -> None:
+        """The dense network's state, in place."""
+        with torch.no_grad():
+            for key, tensor in self._module.state_dict().items():
+                tensor.copy_(self._dense_state[key])
+
+    def _assemble(self, variants: Sequence[int], storable: bool = True) -> tuple[float, float]:
+        """Stitch and correct in place; the strength that was best, and its divergence."""
+        self._restore()
+        state = self._module.state_dict()
+        with torch.no_grad():
+            for index, (layer, variant) in enumerate(zip(self._network.layers, variants, strict=True)):
+                if variant != DENSE:
+                    state[layer.weight].copy_(self._decoded(index, int(variant)))
+        strengths = self.settings.strengths if batch_norms(self._module) else (0.0,)
+        results = [self._try(strength) for strength in strengths]
+        best = min(range(len(strengths)), key=lambda i: results[i])
+        if best != len(strengths) - 1:
+            self._try(strengths[best])
+        if storable:
+            make_storable(self._module, self._network)
+        return strengths[best], results[best]
+
+    def _try(self, strength: float) -> float:
+        """Correct with one strength, in place; the divergence it leaves."""
+        with torch.no_grad():
+            for name, norm in batch_norms(self._module).items():
+                norm.running_mean.copy_(self._dense_state[f"{name}.running_mean"])  # type: ignore[union-attr]
+                norm.running_var.copy_(self._dense_state[f"{name}.running_var"])  # type: ignore[union-attr]
+        output = correct_statistics(self._module, self._calibration, self._dense_statistics, strength)
+        return divergence(self._dense_output, output)
+
+    def _decoded(self, layer: int, variant: int) -> torch.Tensor:
+        """Weight of a stored variant; the most recently used ones stay in memory."""
+        key = (layer, variant)
+        if key not in self._weights:
+            shape = self._network.layers[layer].weight_shape
+            tensor = coding.decode_tensor(self._bank.blob(layer, variant), shape)
+            self._weights[key] = torch.from_numpy(tensor.dequantize()).to(self._device)
+            while sum(weight.numel() for weight in self._weights.values()) > _CACHED_WEIGHTS:
+                self._weights.popitem(last=False)
+        self._weights.move_to_end(key)
+        return self._weights[key]
+
+    def _outcomes(self, module: nn.Module, split: str) -> tuple[torch.Tensor, float]:
+        """Error of every sample, shape ``(n,)``, and the mean cross-entropy."""
+        errors, losses = [], []
+        with torch.inference_mode():
+            for inputs, targets in self._batches(getattr(self._splits, split)):
+                output = module(inputs)
+                errors.append(self._error(output, targets).float())
+                losses.append(_cross_entropy(output, targets))
+        return torch.cat(errors).cpu(), float(torch.cat(losses).mean())
+
+    def _count(self, module: nn.Module, split: str, change: float, strength: float) -> Measurement:
+        if split not in self._dense_errors:
+            self._dense_errors[split] = self._dense_outcomes(split)
+        errors, loss = self._outcomes(module, split)
+        paired = (errors - self._dense_errors[split]).double()
+        n = len(errors)
+        spread = float(paired.std(correction=1)) / math.sqrt(n) if n > 1 else math.nan
+        return Measurement(float(errors.double().mean()), float(paired.mean()), spread, loss, change, strength, n)
+
+    def _dense_outcomes(self, split: str) -> torch.Tensor:
+        """Errors of the dense network; the state that is being measured is put back afterwards."""
+        state = {key: value.clone() for key, value in self._module.state_dict().items()}
+        self._restore()
+        errors, _ = self._outcomes(self._module, split)
+        with torch.no_grad():
+            for key, tensor in self._module.state_dict().items():
+                tensor.copy_(state[key])
+        return errors
+
+
+def _cross_entropy(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of every sample; NaN where the outputs are not class scores."""
+    if output.dim() != 2 or targets.dim() != 1 or targets.is_floating_point():
+        return torch.full((len(output),), math.nan)
+    return cross_entropy(output, targets, reduction="none")
+
+
+def _copy_of(module: nn.Module) -> nn.Module:
+    """Deep copy without gradients."""
+    clone = copy.deepcopy(module)
+    return clone.requires_grad_(False)
+
+

@@ -1,0 +1,85 @@
+"""Predicting the error of a configuration from what its layers do alone."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+
+from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, SearchSpace
+
+Doubles = NDArray[np.float64]
+Integers = NDArray[np.integer]
+
+
+class Predictor(Protocol):
+    """Predicts errors of genomes; what it returns is never called measured."""
+
+    def fit(self, genomes: Integers, errors: Doubles) -> None:
+        """Learn from measured genomes ``(n, n_var)`` and their errors ``(n,)``."""
+
+    def predict(self, genomes: Integers) -> tuple[Doubles, Doubles]:
+        """Predicted error and its spread (one standard deviation), each ``(n,)``."""
+
+
+def rank_correlation(predicted: Doubles, measured: Doubles) -> float:
+    """Kendall's tau-b of predictions and later measurements; NaN where it is undefined."""
+    if len(predicted) < 2:
+        return float("nan")
+    return float(kendalltau(predicted, measured).statistic)
+
+
+class AdditivePredictor:
+    """Layer sensitivities add up to a score; two fitted numbers turn the score into an error.
+
+    ``error = e0 + (1 - e0) * (1 - exp(-(c * score) ** g))``: proportional to a power of the score while it is small,
+    saturating at 1. In the link ``log(-log(1 - x))`` this is a straight line in ``log(score)``. Before anything is
+    measured, ``c = g = 1``.
+    """
+
+    def __init__(self, space: SearchSpace, sensitivities: Doubles, dense_error: float) -> None:
+        """Args:
+        space: the space of the genomes.
+        sensitivities: shape ``(L, P, Q, S)``, nats.
+        dense_error: error of the uncompressed network, ``e0``.
+        """
+        self._space = space
+        self._table = sensitivities
+        self._dense = dense_error
+        self._intercept, self._slope, self._residual = 0.0, 1.0, 0.5
+
+    def score(self, genomes: Integers) -> Doubles:
+        """Sum of the sensitivities of every layer's variant, nats, shape ``(n,)``."""
+        parts = self._space.split(genomes)
+        indices = (parts[:, :, self._space.column(gene)] for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES))
+        layer = np.arange(self._space.n_layers)[None, :]
+        return np.asarray(self._table[(layer, *indices)].sum(axis=1))
+
+    def fit(self, genomes: Integers, errors: Doubles) -> None:
+        """Fit intercept and slope of the link by least squares; failed measurements (NaN) are left out."""
+        valid = np.isfinite(errors)
+        if valid.sum() < 3:
+            return
+        x = self._log_score(genomes[valid])
+        excess = np.clip((errors[valid] - self._dense) / (1 - self._dense), 1e-4, 1 - 1e-4)
+        y = np.log(-np.log1p(-excess))
+        weight = np.sqrt(excess)  # small excesses are mostly sampling noise
+        design = np.stack([np.ones_like(x), x], axis=1) * weight[:, None]
+        solution = np.linalg.lstsq(design, y * weight, rcond=None)[0]
+        self._slope = float(np.clip(solution[1], 0.2, 3.0))
+        self._intercept = float(np.average(y - self._slope * x, weights=weight**2))
+        self._residual = float(np.sqrt(np.average((y - self._intercept - self._slope * x) ** 2, weights=weight**2)))
+
+    def predict(self, genomes: Integers) -> tuple[Doubles, Doubles]:
+        """Predicted error and half the width of its one-sigma interval."""
+        link = self._intercept + self._slope * self._log_score(genomes)
+        low, mean, high = (self._to_error(link + step * self._residual) for step in (-1, 0, 1))
+        return mean, (high - low) / 2
+
+    def _log_score(self, genomes: Integers) -> Doubles:
+        return np.log(np.maximum(self.score(genomes), 1e-12))
+
+    def _to_error(self, link: Doubles) -> Doubles:
+        return np.asarray(self._dense + (1 - self._dense) * -np.expm1(-np.exp(np.minimum(link, 10.0))))

@@ -1,0 +1,215 @@
+"""The bank: every layer compressed alone in every way that the space allows, as the bytes that files are made of.
+
+A network of the space is stitched from one blob per layer, so its size is a sum and its weights need no computing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+
+from emomc import coding
+from emomc.compression.methods import METHODS
+from emomc.errors import EmomcError, unknown_name
+from emomc.files import atomic_write
+from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, SearchSpace
+
+Floats = NDArray[np.float32]
+_VERSION = 1  # raise when a change to compression or coding makes stored blobs stale
+
+
+@dataclass(frozen=True)
+class LayerRecipe:
+    """All that decides the variants of one layer: the weights, the method and the choices.
+
+    ``representative[p, q, s]`` is the canonical (p, q, s), flattened, of the network that the indices stand for; -1
+    where the space does not allow them.
+    """
+
+    weight: Floats
+    method: str
+    prune_ratios: tuple[float, ...]
+    bit_widths: tuple[int, ...]
+    shared_values: tuple[int, ...]
+    representative: NDArray[np.int64]
+
+    @property
+    def key(self) -> str:
+        """Content hash: a change of any input gives another key, so that stale variants cannot be used."""
+        parts = (_VERSION, coding.VERSION, self.method, self.prune_ratios, self.bit_widths, self.shared_values)
+        digest = hashlib.sha256(repr((parts, self.weight.shape)).encode())
+        digest.update(np.ascontiguousarray(self.weight).tobytes())
+        digest.update(self.representative.tobytes())
+        return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class LayerVariants:
+    """The stored variants of one layer.
+
+    Attributes:
+        offsets: shape ``(P*Q*S + 1,)``; blob v is ``data[offsets[v]:offsets[v + 1]]``, empty where v is not canonical.
+        distortion: shape ``(P*Q*S,)``, squared weight error over squared weights.
+        data: all blobs, memory-mapped.
+    """
+
+    offsets: NDArray[np.int64]
+    distortion: NDArray[np.float64]
+    data: NDArray[np.uint8]
+
+
+def _compress_layer(recipe: LayerRecipe) -> tuple[list[bytes], NDArray[np.float64]]:
+    shape = recipe.representative.shape
+    blobs = [b""] * recipe.representative.size
+    distortion = np.full(recipe.representative.size, np.nan)
+    energy = float(np.square(recipe.weight, dtype=np.float64).sum()) or 1.0
+    for p, ratio in enumerate(recipe.prune_ratios):
+        wanted = [v for v in np.unique(recipe.representative[p]) if v >= 0]
+        pairs = [np.unravel_index(v, shape)[1:] for v in wanted]
+        choices = [(recipe.bit_widths[q], recipe.shared_values[s]) for q, s in pairs]
+        if not choices:
+            continue
+        for v, tensor in zip(wanted, METHODS[recipe.method](recipe.weight, ratio, choices), strict=True):
+            blobs[v] = coding.encode_tensor(tensor)
+            residual = tensor.dequantize() - recipe.weight
+            distortion[v] = float(np.square(residual, dtype=np.float64).sum()) / energy
+    return blobs, distortion
+
+
+def _build_layer(recipe: LayerRecipe, folder: Path) -> None:
+    """Compress one layer in every way and store it; the index is written last and marks the layer as complete."""
+    blobs, distortion = _compress_layer(recipe)
+    offsets = np.concatenate([[0], np.cumsum([len(blob) for blob in blobs])]).astype(np.int64)
+    data = np.frombuffer(b"".join(blobs), dtype=np.uint8)
+    with atomic_write(folder / f"{recipe.key}.blobs.npy") as stream:
+        np.save(stream, data)
+    with atomic_write(folder / f"{recipe.key}.index.npz") as stream:
+        np.savez(stream, offsets=offsets, distortion=distortion)
+
+
+def _open_layer(recipe: LayerRecipe, folder: Path) -> LayerVariants | None:
+    """The stored variants, or None where they are absent or damaged."""
+    try:
+        with np.load(folder / f"{recipe.key}.index.npz") as index:
+            offsets, distortion = index["offsets"], index["distortion"]
+        data = np.load(folder / f"{recipe.key}.blobs.npy", mmap_mode="r")
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    if len(offsets) != recipe.representative.size + 1 or offsets[-1] != len(data):
+        return None
+    return LayerVariants(offsets, distortion, data)
+
+
+def _representatives(space: SearchSpace) -> NDArray[np.int64]:
+    """Canonical flat (p, q, s) index for every layer and index triple, shape ``(L, P, Q, S)``; -1 if not allowed."""
+    axes = [space.column(gene) for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES)]
+    shape = tuple(space.shape[axis] for axis in axes)
+    table = np.full((space.n_layers, *shape), -1, dtype=np.int64)
+    for triple in itertools.product(*map(range, shape)):
+        genome = np.zeros((space.n_layers, space.n_genes), dtype=np.int64)
+        genome[:, axes] = triple
+        canonical = space.split(space.canonical(genome.reshape(1, -1)))[0][:, axes]
+        allowed = np.array([all(i in row[a] for i, a in zip(triple, axes, strict=True)) for row in space.allowed])
+        table[:, *triple] = np.where(allowed, np.ravel_multi_index(tuple(canonical.T), shape), -1)
+    return table
+
+
+class Bank:
+    """Compressed variants of every layer of a network, opened from or built into a folder.
+
+    Attributes:
+        sizes: shape ``(L, P, Q, S)``, bytes of each blob; equal networks have equal entries. Entries that the space
+            does not allow are those of the mildest allowed choice of the layer.
+        distortions: shape ``(L, P, Q, S)``, squared weight error over squared weights.
+    """
+
+    def __init__(self, space: SearchSpace, variants: Sequence[LayerVariants]) -> None:
+        self.space = space
+        self._variants = tuple(variants)
+        self._table = _representatives(space)
+        flat = self._table.reshape(space.n_layers, -1)
+        fallback = np.array([row[row >= 0][0] for row in flat])[:, None]
+        usable = np.where(flat >= 0, flat, fallback)
+        lengths = np.stack([np.diff(layer.offsets) for layer in self._variants])
+        distortion = np.stack([layer.distortion for layer in self._variants])
+        self.sizes = np.take_along_axis(lengths, usable, axis=1).reshape(self._table.shape)
+        self.distortions = np.take_along_axis(distortion, usable, axis=1).reshape(self._table.shape)
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        weights: Mapping[str, Floats],
+        space: SearchSpace,
+        method: str = "magnitude",
+        workers: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Bank:
+        """The bank of these weights; layers that the folder does not hold yet are compressed and stored.
+
+        Args:
+            folder: where variants are kept, by content hash; may be shared by runs and processes.
+            weights: weight of each layer of the space, output channels first.
+            space: its prune ratios, bit-widths and shared values are the variants.
+            method: name in `emomc.compression.METHODS`.
+            workers: processes that compress.
+            progress: called with (layers done, layers in all).
+
+        Raises:
+            EmomcError: unknown method, or a weight that is not finite.
+        """
+        if method not in METHODS:
+            raise unknown_name("compression method", method, METHODS)
+        folder.mkdir(parents=True, exist_ok=True)
+        recipes = cls._recipes(weights, space, method)
+        missing = [recipe for recipe in recipes if _open_layer(recipe, folder) is None]
+        missing.sort(key=lambda recipe: -recipe.weight.size)  # the longest jobs first keeps the workers busy
+        jobs = (delayed(_build_layer)(recipe, folder) for recipe in missing)
+        pool = Parallel(n_jobs=min(workers, max(len(missing), 1)), return_as="generator_unordered")
+        for done, _ in enumerate(pool(jobs), start=1):
+            if progress is not None:
+                progress(len(recipes) - len(missing) + done, len(recipes))
+        opened = [_open_layer(recipe, folder) for recipe in recipes]
+        return cls(space, [variants for variants in opened if variants is not None])
+
+    @staticmethod
+    def _recipes(weights: Mapping[str, Floats], space: SearchSpace, method: str) -> list[LayerRecipe]:
+        axes = [space.genes[space.column(gene)].choices for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES)]
+        table = _representatives(space)
+        for name in space.layers:
+            if not np.isfinite(weights[name]).all():
+                raise EmomcError(f"layer {name!r}: weights contain NaN or infinity; the network cannot be compressed.")
+        return [
+            LayerRecipe(
+                np.ascontiguousarray(weights[name], dtype=np.float32),
+                method,
+                tuple(float(choice) for choice in axes[0]),
+                tuple(int(choice) for choice in axes[1]),
+                tuple(int(choice) for choice in axes[2]),
+                table[layer],
+            )
+            for layer, name in enumerate(space.layers)
+        ]
+
+    def variant(self, layer: int, indices: tuple[int, int, int]) -> int:
+        """Number of the stored variant behind (prune, bits, shared) indices of a layer."""
+        return int(self._table[(layer, *indices)])
+
+    def blob(self, layer: int, variant: int) -> bytes:
+        """The coded bytes of a variant."""
+        stored = self._variants[layer]
+        return stored.data[stored.offsets[variant] : stored.offsets[variant + 1]].tobytes()
+
+    def variants_of(self, genomes: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Variant numbers of canonical genomes, shape ``(n, L)``; equal rows are equal networks."""
+        parts = self.space.split(genomes)
+        axes = [self.space.column(gene) for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES)]
+        layer = np.arange(self.space.n_layers)[None, :]
+        return self._table[layer, parts[:, :, axes[0]], parts[:, :, axes[1]], parts[:, :, axes[2]]]

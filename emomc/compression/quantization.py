@@ -1,0 +1,71 @@
+"""Uniform symmetric quantization of a weight tensor."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emomc.coding.tensor import CodedTensor
+
+Floats = NDArray[np.float32]
+
+# Clipping below a quarter of the largest weight never won on trained layers; finer steps change the distortion by
+# less than 0.1 %.
+_CLIPPING = np.linspace(0.25, 1.0, 31)
+_SMALLEST_SCALE = np.finfo(np.float16).smallest_subnormal
+_SEARCHED_WIDTHS = 9  # at 10 bits and more, clipping only loses
+
+
+def largest_level(bit_width: int) -> int:
+    """Largest integer of the symmetric grid: ``2**(b-1) - 1``."""
+    return int(2 ** (bit_width - 1) - 1)
+
+
+def storable_scale(scale: NDArray[np.floating]) -> NDArray[np.float16]:
+    """Scales as they are stored, never zero, so that dividing by them is safe."""
+    return np.maximum(scale.astype(np.float16), _SMALLEST_SCALE)
+
+
+def integer_type(bit_width: int) -> type[np.int8] | type[np.int16]:
+    """Smallest integer type that holds the grid."""
+    return np.int8 if bit_width <= 8 else np.int16
+
+
+def to_grid(rows: Floats, scale: NDArray[np.float16], bit_width: int) -> Floats:
+    """Nearest integer levels, as floats, of rows ``(channels, m)`` for scales ``(channels,)`` or ``(1,)``."""
+    level = largest_level(bit_width)
+    return np.clip(np.rint(rows / scale.astype(np.float32)[:, None]), -level, level)
+
+
+def quantize_uniform(weight: Floats, bit_width: int) -> CodedTensor:
+    """Round to a symmetric grid with one scale per output channel, clipped where that lowers the squared error.
+
+    Zeros stay zero.
+
+    Args:
+        weight: output channels first.
+        bit_width: 2 to 16.
+    """
+    rows = weight.reshape(weight.shape[0], -1)
+    largest = np.abs(rows).max(axis=1) / largest_level(bit_width)
+    best_scale = storable_scale(largest)
+    if bit_width <= _SEARCHED_WIDTHS:
+        best_error = np.full(len(rows), np.inf)
+        for fraction in _CLIPPING:
+            scale = storable_scale(largest * fraction)
+            residual = to_grid(rows, scale, bit_width) * scale.astype(np.float32)[:, None] - rows
+            error = np.einsum("ij,ij->i", residual, residual)
+            best_scale = np.where(error < best_error, scale, best_scale)
+            best_error = np.minimum(error, best_error)
+    integers = to_grid(rows, best_scale, bit_width).astype(integer_type(bit_width))
+    return CodedTensor(integers.reshape(weight.shape), best_scale, bit_width)
+
+
+def quantize_largest(weight: Floats, bit_width: int) -> CodedTensor:
+    """Round to a symmetric grid with one scale per tensor, set by the largest weight.
+
+    The linear quantization of Wang et al. 2021 (released code): step = max|w| / (2**(b-1) - 1).
+    """
+    scale = storable_scale(np.array([np.abs(weight).max() / largest_level(bit_width)]))
+    integers = to_grid(weight.reshape(1, -1), scale, bit_width).astype(integer_type(bit_width))
+    return CodedTensor(integers.reshape(weight.shape), scale, bit_width)
