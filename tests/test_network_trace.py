@@ -263,6 +263,13 @@ def test_module_is_unchanged() -> None:
     assert fired == []
 
 
+def test_traces_what_runs_in_evaluation_mode() -> None:
+    module = Inline(lambda m, x: m.auxiliary(x) if m.training else m.main(x))
+    module.main, module.auxiliary = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1)
+    assert [layer.name for layer in trace(module.train(), IMAGE).layers] == ["main"]
+    assert module.training
+
+
 def test_module_is_unchanged_after_an_error() -> None:
     module = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ConvTranspose2d(4, 4, 3)).train()
     with pytest.raises(EmomcError):

@@ -38,8 +38,8 @@ class GraphTracer(fx.Tracer):
     def create_args_for_root(
         self,
         root_fn: Callable[..., Any],
-        is_module: bool,  # noqa: ARG002
-        concrete_args: Any = None,  # noqa: ARG002
+        is_module: bool,
+        concrete_args: Any = None,
     ) -> tuple[Callable[..., Any], list[Any]]:
         """One placeholder; further arguments of ``forward`` keep their default values instead of becoming inputs."""
         return root_fn, [self.root, self.create_proxy("placeholder", "input", (), {})]
