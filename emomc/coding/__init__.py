@@ -1,0 +1,27 @@
+"""How weights are stored: codecs, exact sizes, the network file, and published size conventions."""
+
+from emomc.coding.blob import decode_floats, decode_tensor, encode_floats, encode_tensor
+from emomc.coding.codecs import CODECS, Codec, smallest
+from emomc.coding.container import NetworkFile, blob_cost, container_overhead, read_network, write_network
+from emomc.coding.conventions import CONVENTIONS, SizeConvention, entropy_bound, size_convention
+from emomc.coding.tensor import CodedTensor
+
+__all__ = [
+    "CODECS",
+    "CONVENTIONS",
+    "Codec",
+    "CodedTensor",
+    "NetworkFile",
+    "SizeConvention",
+    "blob_cost",
+    "container_overhead",
+    "decode_floats",
+    "decode_tensor",
+    "encode_floats",
+    "encode_tensor",
+    "entropy_bound",
+    "read_network",
+    "size_convention",
+    "smallest",
+    "write_network",
+]
