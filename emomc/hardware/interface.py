@@ -101,7 +101,7 @@ class CostModel(Protocol):
         """Keys of `tables`, each a key of `METRICS`."""
 
     def itemize(self, layers: Sequence[Layer], axes: CostAxes) -> dict[str, Array]:
-        """Energy by item: each array broadcasts to (L, P, Q, S, D), in joules. Their sum in order is the energy table."""
+        """Energy by item, in joules: arrays that broadcast to (L, P, Q, S, D) and add up to the energy table."""
 
     def tables(self, layers: Sequence[Layer], axes: CostAxes) -> dict[str, Array]:
         """One array (L, P, Q, S, D) for each metric, in SI units; an axis without influence may have length 1."""
