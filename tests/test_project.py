@@ -100,6 +100,7 @@ def test_linked_folders_are_links(name):
     assert (link / "__init__.py").is_file()
 
 
+@needs_git
 @pytest.mark.parametrize("name", LINKED)
 def test_linked_folders_are_the_package_that_is_imported(name):
     module = importlib.import_module(f"emomc.{name}")
