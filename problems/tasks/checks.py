@@ -1,0 +1,90 @@
+"""What a task must fulfil before any time is spent on it."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from emomc.errors import EmomcError
+from emomc.problems.tasks.locate import locate_function
+from emomc.problems.tasks.task import Task
+
+
+def check_task(task: Task) -> None:
+    """Check the network, the labels, the splits and the factory against each other.
+
+    Raises:
+        EmomcError: naming the task, what does not fit and what to do.
+    """
+    try:
+        if any(part.training for part in task.module.modules()):
+            raise EmomcError("its network is in training mode. Call module.eval() before making the task.")
+        check_finite(task.module)
+        _check_outputs(task)
+        task.splits.check_disjoint()
+        _check_factory(task)
+    except EmomcError as error:
+        raise EmomcError(f"task {task.name!r}: {error}") from error
+
+
+def check_finite(module: torch.nn.Module) -> None:
+    """Check that no parameter or buffer holds NaN or infinity.
+
+    Raises:
+        EmomcError: naming the first that does.
+    """
+    for name, tensor in module.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise EmomcError(
+                f"{name!r} holds NaN or infinity in {bad} of {tensor.numel()} values. "
+                "Use weights of a training that converged."
+            )
+
+
+def _check_outputs(task: Task) -> None:
+    inputs, targets = next(task.splits.calibration.batches(2))
+    try:
+        with torch.no_grad():
+            logits = task.module(inputs)
+    except RuntimeError as error:
+        raise EmomcError(f"its network does not run on inputs of shape {tuple(inputs.shape)}: {error}") from error
+    if logits.ndim != 2 or len(logits) != len(inputs):
+        raise EmomcError(
+            f"its network returns shape {tuple(logits.shape)} for {len(inputs)} inputs; expected (n, classes)."
+        )
+    for name, split in task.splits.named().items():
+        largest = int(split.targets.max())
+        if largest >= logits.shape[1]:
+            raise EmomcError(
+                f"the {name} split has label {largest} but the network has {logits.shape[1]} outputs, "
+                f"so labels go to {logits.shape[1] - 1}. Use the labels that the network was trained with."
+            )
+    errors = task.error(logits, targets)
+    if errors.shape != targets.shape or not bool(torch.isfinite(errors).all()):
+        raise EmomcError(
+            f"its error function gives {errors.tolist()} for {len(targets)} samples; "
+            "expected one finite number a sample."
+        )
+
+
+def _check_factory(task: Task) -> None:
+    try:
+        json.dumps(dict(task.factory_arguments))
+    except TypeError as error:
+        raise EmomcError(f"factory_arguments are written into files and must be JSON values: {error}.") from error
+    with torch.random.fork_rng(devices=[]):
+        built = locate_function(task.factory)(**task.factory_arguments)
+    if not isinstance(built, torch.nn.Module):
+        raise EmomcError(f"the factory {task.factory!r} returns {type(built).__name__}; expected a torch.nn.Module.")
+    if _shapes(built) != _shapes(task.module):
+        differing = sorted(name for name, _ in _shapes(built).items() ^ _shapes(task.module).items())
+        raise EmomcError(
+            f"the factory {task.factory!r} builds another network than the task's: {differing[0]!r} differs. "
+            "A file could not be decoded with it."
+        )
+
+
+def _shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

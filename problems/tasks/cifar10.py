@@ -1,0 +1,106 @@
+"""CIFAR-10 classifiers from public checkpoints (Krizhevsky 2009; He et al. 2016; Simonyan and Zisserman 2015).
+
+The checkpoints were trained on all 50,000 training images, so errors on the calibration, selection and validation
+splits, which are drawn from those, are optimistic. A search compares differences from the dense network; the test split
+is independent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from emomc.accuracy.splits import Normalisation, Splits, SplitSizes, draw_splits
+from emomc.errors import EmomcError
+from emomc.problems.tasks.cache import cache_folder
+from emomc.problems.tasks.checkpoint import load_checkpoint
+from emomc.problems.tasks.cifar10_data import DATA_VARIABLE, data_folder, load_cifar10
+from emomc.problems.tasks.networks import resnet, vgg16
+from emomc.problems.tasks.task import Task
+
+SIZES = SplitSizes(calibration=512, selection=2000, validation=2000)
+SPLIT_SEED = 0
+
+# Those of the trainings that made the checkpoints.
+_IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_CIFAR = Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+_NETWORKS = "emomc.problems.tasks.networks"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a checkpoint needs around it: its usual file name, normalisation and network."""
+
+    file: str
+    normalisation: Normalisation
+    factory: str
+    arguments: dict[str, object]
+    description: str
+
+
+def resnet20_task(data: str | Path | None = None, checkpoint: str | Path | None = None, download: bool = False) -> Task:
+    """ResNet-20, 91.73 % on the test split with the checkpoint of github.com/akamaster/pytorch_resnet_cifar10.
+
+    Args:
+        data: folder with CIFAR-10, also in a subfolder ``cifar10``; otherwise the environment variable EMOMC_DATA.
+        checkpoint: weights file; otherwise ``checkpoints/resnet20-12fca82f.th`` in the data folder.
+        download: let torchvision download CIFAR-10 when it is not in the data folder.
+
+    Raises:
+        EmomcError: when data or checkpoint are missing, damaged or do not fit.
+    """
+    source = _resnet_source(20, "resnet20-12fca82f.th")
+    return _task("cifar10-resnet20", resnet(20), source, data, checkpoint, download)
+
+
+def resnet56_task(data: str | Path | None = None, checkpoint: str | Path | None = None, download: bool = False) -> Task:
+    """ResNet-56, 93.39 % on the test split with the public checkpoint; arguments as for `resnet20_task`."""
+    source = _resnet_source(56, "resnet56-4bfd9763.th")
+    return _task("cifar10-resnet56", resnet(56), source, data, checkpoint, download)
+
+
+def vgg16_task(data: str | Path | None = None, checkpoint: str | Path | None = None, download: bool = False) -> Task:
+    """VGG-16 with batch normalisation; arguments as for `resnet20_task`."""
+    source = _Source(
+        "vgg16_bn_cifar10_fp16.pt", _CIFAR, f"{_NETWORKS}:vgg16", {}, "VGG-16-BN on CIFAR-10, 15 million weights"
+    )
+    return _task("cifar10-vgg16", vgg16(), source, data, checkpoint, download)
+
+
+def _resnet_source(depth: int, file: str) -> _Source:
+    description = f"ResNet-{depth} (option A shortcuts) on CIFAR-10"
+    return _Source(file, _IMAGENET, f"{_NETWORKS}:resnet", {"depth": depth}, description)
+
+
+def _task(
+    name: str,
+    module: nn.Module,
+    source: _Source,
+    data: str | Path | None,
+    checkpoint: str | Path | None,
+    download: bool,
+) -> Task:
+    folder = data_folder(data)
+    load_checkpoint(module, _checkpoint_path(folder, checkpoint, source.file))
+    splits = _splits(folder, download, source.normalisation)
+    return Task(name, module, splits, source.factory, source.arguments, description=source.description)
+
+
+def _checkpoint_path(folder: Path | None, checkpoint: str | Path | None, file: str) -> Path:
+    if checkpoint:
+        return Path(checkpoint).expanduser()
+    path = None if folder is None else folder / "checkpoints" / file
+    if path is None or not path.is_file():
+        where = "no data folder is given" if path is None else f"there is no {str(path)!r}"
+        raise EmomcError(
+            f"no checkpoint: {where}. Give the file as the option checkpoint, or as checkpoints/{file} "
+            f"in the folder of the option data or of the environment variable {DATA_VARIABLE}."
+        )
+    return path
+
+
+def _splits(folder: Path | None, download: bool, normalisation: Normalisation) -> Splits:
+    train, test = load_cifar10(folder, download, cache_folder())
+    return draw_splits(train.images, train.labels, test.images, test.labels, SIZES, SPLIT_SEED, normalisation)

@@ -1,0 +1,79 @@
+"""A task: a network, its weights, its data splits and its error, under a name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from emomc.accuracy.splits import Splits
+
+ErrorFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Logits (n, classes) and targets (n,) to the error of each sample, (n,) float."""
+
+
+def top1_error(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """1.0 where the largest logit is not the target's, else 0.0.
+
+    Args:
+        logits: (n, classes).
+        targets: (n,) int64.
+
+    Returns:
+        (n,) float32, whose mean is the top-1 error. A row with NaN counts as wrong.
+    """
+    wrong = logits.argmax(1) != targets
+    return (wrong | logits.isnan().any(1)).to(torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is compressed, and on what its error is measured.
+
+    Attributes:
+        name: for tables and folders.
+        module: the dense network, in eval mode, on the CPU.
+        splits: the four disjoint sets of images.
+        factory: ``module:function`` or ``path/to/file.py:function`` that builds the network with untrained weights, for
+            files that are decoded without the task.
+        factory_arguments: keyword arguments of the factory; JSON values.
+        error: of each sample; its mean is the error that the search minimizes.
+        description: one line.
+    """
+
+    name: str
+    module: torch.nn.Module
+    splits: Splits
+    factory: str
+    factory_arguments: Mapping[str, object] = field(default_factory=dict)
+    error: ErrorFunction = top1_error
+    description: str = ""
+
+    @property
+    def example_input(self) -> torch.Tensor:
+        """(1, C, H, W) float32: the first calibration image."""
+        inputs, _ = next(self.splits.calibration.batches(1))
+        return inputs
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over network, splits and error; equal where measurements may be exchanged."""
+        digest = hashlib.sha256(network_fingerprint(self.module).encode())
+        digest.update(f"{self.factory} {json.dumps(dict(self.factory_arguments), sort_keys=True)}".encode())
+        for name, split in self.splits.named().items():
+            digest.update(f"{name} {split.fingerprint}".encode())
+        digest.update(f"{self.error.__module__}.{self.error.__qualname__}".encode())
+        return digest.hexdigest()
+
+
+def network_fingerprint(module: torch.nn.Module) -> str:
+    """sha256 over the architecture as torch prints it and the bytes of all parameters and buffers."""
+    digest = hashlib.sha256(str(module).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
