@@ -1,0 +1,208 @@
+"""Words that cross the chip's border when a layer is cut into tiles that fit the shared buffer.
+
+Tiles cut output channels (K), input channels (C) and the output image (OY, OX). Three loops run over them, in any
+order: ``s`` over images and image tiles, ``m`` over tiles of K, ``n`` over tiles of C; groups are outermost. An
+operand's tile stays in the buffer until another one is due. Tiles of the input are boxes cut to the map, so that
+neighbours share a halo that is fetched for each. Partial sums that must make room are written off chip and read back.
+
+Source: the access-volume model of tiled convolution as in SmartShuttle (DATE 2018) and SuperSlash (TCAD 2020), with
+exact halos and ragged tiles; the project's tests compare it with tiles that are moved one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emomc.hardware.accesses import pareto_rows, splits
+from emomc.network.layers import LoopBounds
+
+Words = NDArray[np.int64]
+
+ORDERS = tuple("".join(order) for order in permutations("smn"))
+"""Orders of the loops over tiles, outermost first."""
+
+SCHEMES = MappingProxyType({"smn": "output reuse", "mns": "weight reuse", "snm": "input reuse"})
+"""The three orders that have a name: what stays in the buffer longest."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Extents of a full tile."""
+
+    K: int
+    C: int
+    OY: int
+    OX: int
+
+
+@dataclass(frozen=True, eq=False)
+class Tilings:
+    """Ways to cut a layer, every array (m,): extents of a full tile."""
+
+    K: Words
+    C: Words
+    OY: Words
+    OX: Words
+
+    def __getitem__(self, row: int) -> Tile:
+        return Tile(int(self.K[row]), int(self.C[row]), int(self.OY[row]), int(self.OX[row]))
+
+    @staticmethod
+    def of(tiles: Sequence[Tile]) -> Tilings:
+        """The given tilings as arrays."""
+        return Tilings(*(np.array([getattr(tile, loop) for tile in tiles]) for loop in ("K", "C", "OY", "OX")))
+
+
+@dataclass(frozen=True, eq=False)
+class Transfers:
+    """Words moved off chip by m tilings, every array (m,). Spilled partial sums are written and read back."""
+
+    inputs: Words
+    weights: Words
+    spills: Words
+    outputs: Words
+
+
+@dataclass(frozen=True, eq=False)
+class Footprints:
+    """Words of the largest tile of each operand, every array (m,)."""
+
+    inputs: Words
+    weights: Words
+    outputs: Words
+
+
+def spans(call: LoopBounds, image: str, size: int) -> list[tuple[int, int, int]]:
+    """Tiles of ``size`` outputs along an image axis: outputs, first input row (in padding if < 0), rows in the map."""
+    side = "YX".index(image)
+    outputs, taps = getattr(call, f"O{image}"), getattr(call, f"F{image}")
+    inputs, stride, padding = getattr(call, f"I{image}"), call.stride[side], call.padding[side]
+    reach = call.dilation[side] * (taps - 1)
+    tiles = []
+    for start in range(0, outputs, size):
+        length = min(size, outputs - start)
+        first = start * stride - padding
+        last = first + (length - 1) * stride + reach
+        tiles.append((length, first, max(0, min(last, inputs - 1) - max(first, 0) + 1)))
+    return tiles
+
+
+def _rows(call: LoopBounds, image: str, sizes: Words) -> tuple[Words, Words]:
+    """For each tile size: input rows of all tiles together, and of the largest."""
+    every = {size: [rows for _, _, rows in spans(call, image, size)] for size in np.unique(sizes).tolist()}
+    unique, inverse = np.unique(sizes, return_inverse=True)
+    total = np.array([sum(every[size]) for size in unique.tolist()])
+    largest = np.array([max(every[size]) for size in unique.tolist()])
+    return total[inverse], largest[inverse]
+
+
+def all_tilings(call: LoopBounds) -> Tilings:
+    """Every way to cut the four loops into even parts."""
+    extents = (splits(getattr(call, loop), getattr(call, loop)) for loop in ("K", "C", "OY", "OX"))
+    grid = np.meshgrid(*(np.array(sizes) for sizes in extents), indexing="ij")
+    return Tilings(*(axis.ravel() for axis in grid))
+
+
+def footprints(call: LoopBounds, tilings: Tilings) -> Footprints:
+    """Words that each operand's largest tile takes in the buffer."""
+    _, tall = _rows(call, "Y", tilings.OY)
+    _, wide = _rows(call, "X", tilings.OX)
+    return Footprints(
+        tilings.C * tall * wide, tilings.K * tilings.C * call.FY * call.FX, tilings.K * tilings.OY * tilings.OX
+    )
+
+
+def transfers(call: LoopBounds, tilings: Tilings, order: str) -> Transfers:
+    """Words moved off chip under an order of the loops over tiles, one of `ORDERS`."""
+    trips = {
+        "s": call.B * -(-call.OY // tilings.OY) * -(-call.OX // tilings.OX),
+        "m": -(-call.K // tilings.K),
+        "n": -(-call.C // tilings.C),
+    }
+
+    def fetches(missing: str) -> Words:
+        """How often an operand comes that depends on all loops but one: again only if it changed in between."""
+        inside = order[order.index(missing) + 1 :]
+        changes = np.any([trips[loop] > 1 for loop in inside], axis=0) if inside else False
+        return np.where(changes, trips[missing], 1)
+
+    high, _ = _rows(call, "Y", tilings.OY)
+    across, _ = _rows(call, "X", tilings.OX)
+    return Transfers(
+        call.G * call.B * call.C * high * across * fetches("m"),
+        call.weights * fetches("s"),
+        call.outputs * (fetches("n") - 1),
+        np.full(len(tilings.K), call.outputs),
+    )
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What bounds a tile: buffer bits, bits of a word of each operand, and whether two tiles of each must fit."""
+
+    bits: int
+    weight_bits: int
+    activation_bits: int
+    psum_bits: int
+    double_buffered: bool
+
+    def needed(self, call: LoopBounds, tilings: Tilings) -> Words:
+        """Bits that each tiling takes, (m,)."""
+        words = footprints(call, tilings)
+        once = words.inputs * self.activation_bits + words.weights * self.weight_bits + words.outputs * self.psum_bits
+        return once * 2 if self.double_buffered else once
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A tiling, the order of the loops over its tiles, what they move off chip in words, and tiles of one image."""
+
+    tile: Tile
+    order: str
+    inputs: int
+    weights: int
+    spills: int
+    outputs: int
+    tiles: int
+
+
+@lru_cache(maxsize=4096)
+def best_schedules(call: LoopBounds, storage: Storage) -> tuple[Schedule, ...]:
+    """Schedules that fit and that no other beats in inputs, weights and spills at once; of equals, the fewest tiles.
+
+    Every even cut of the four loops and every order is tried. Empty where not even single words fit.
+    """
+    tilings = all_tilings(call)
+    rows = np.flatnonzero(storage.needed(call, tilings) <= storage.bits)
+    if not len(rows):
+        return ()
+    fitting = Tilings(tilings.K[rows], tilings.C[rows], tilings.OY[rows], tilings.OX[rows])
+    count = -(-call.K // fitting.K) * -(-call.C // fitting.C) * -(-call.OY // fitting.OY) * -(-call.OX // fitting.OX)
+    points, origin = [], []
+    for order in ORDERS:
+        moved = transfers(call, fitting, order)
+        here = np.stack([moved.inputs, moved.weights, moved.spills, count], axis=1)
+        best = _least(here)
+        points.append(here[best])
+        origin += [(order, row) for row in best.tolist()]
+    merged = np.concatenate(points)
+    schedules = []
+    for row in _least(merged).tolist():
+        order, tiling = origin[row]
+        inputs, weights, spills, tiles = merged[row].tolist()
+        schedules.append(Schedule(fitting[tiling], order, inputs, weights, spills, call.outputs, tiles))
+    return tuple(schedules)
+
+
+def _least(points: Words) -> Words:
+    """Rows whose first three columns are beaten by none; among equal ones that of least fourth column."""
+    ranked = np.lexsort(points.T[::-1])
+    first: Words = ranked[pareto_rows(points[ranked][:, :3])]
+    return first
