@@ -1,0 +1,203 @@
+"""Codecs: exact round trips, exact sizes, closed forms, and closeness to the order-0 entropy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from emomc.coding import CODECS, smallest
+from emomc.coding.models import TOTAL, apportion, fit_bell, quantize_counts
+from emomc.coding.wire import Reader, pack_bits, packed_length, unpack_bits, varint, zigzag
+from emomc.errors import EmomcError
+
+
+def pruned_gaussian(n: int, bits: int, sparsity: float, seed: int = 0) -> np.ndarray:
+    """Gaussian weights, the smallest magnitudes pruned, on a symmetric grid that reaches the largest."""
+    weights = np.random.default_rng(seed).normal(size=n)
+    weights[np.abs(weights) < np.quantile(np.abs(weights), sparsity)] = 0
+    return np.rint(weights / np.abs(weights).max() * (2 ** (bits - 1) - 1)).astype(np.int16)
+
+
+def order0_bits(values: np.ndarray) -> float:
+    counts = np.unique(values, return_counts=True)[1]
+    return float(-(counts * np.log2(counts / values.size)).sum())
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> np.ndarray:
+    """0 to 5,000 values, 2 to 16 bits, any sparsity, all values or a codebook of few."""
+    n = draw(st.integers(0, 5000))
+    limit = 2 ** (draw(st.integers(2, 16)) - 1) - 1
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    shape = draw(st.sampled_from(["uniform", "gaussian", "codebook", "one-sided"]))
+    if shape == "codebook":
+        values = rng.choice(rng.integers(-limit, limit + 1, draw(st.integers(1, 16))), n)
+    elif shape == "gaussian":
+        values = np.clip(np.rint(rng.normal(size=n) * limit / 3), -limit, limit)
+    else:
+        values = rng.integers(0 if shape == "one-sided" else -limit, limit + 1, n)
+    values = np.asarray(values, np.int16)
+    values[rng.random(n) < draw(st.floats(0, 1))] = 0
+    return values
+
+
+@settings(max_examples=120, deadline=None)
+@given(tensors())
+@example(np.zeros(0, np.int16))
+@example(np.array([32767, -32767], np.int16))
+@example(np.full(5000, -3, np.int8))
+@example(np.zeros(5000, np.int8))
+def test_every_codec_is_bit_exact_and_knows_its_size(values: np.ndarray) -> None:
+    sizes = {}
+    for name, codec in CODECS.items():
+        data = codec.encode(values)
+        assert codec.bits(values) == 8 * len(data), name
+        np.testing.assert_array_equal(codec.decode(data, values.size), values, err_msg=name)
+        sizes[name] = len(data)
+    winner, data = smallest(values)
+    assert len(data) == min(sizes.values())
+    np.testing.assert_array_equal(winner.decode(data, values.size), values)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 16), st.integers(0, 3000), st.integers(0, 2**32))
+def test_packing_takes_the_closed_form_and_returns(width: int, n: int, seed: int) -> None:
+    values = np.random.default_rng(seed).integers(0, 2**width, n)
+    data = pack_bits(values, width)
+    assert len(data) == packed_length(n, width) == -(-n * width // 8)
+    as_number = sum(int(v) << (i * width) for i, v in enumerate(values))
+    assert int.from_bytes(data, "little") == as_number
+    np.testing.assert_array_equal(unpack_bits(data, n, width), values)
+
+
+def test_packing_of_several_blocks() -> None:
+    values = np.random.default_rng(0).integers(0, 2**11, 2**19 + 13)
+    np.testing.assert_array_equal(unpack_bits(pack_bits(values, 11), values.size, 11), values)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(-(2**31), 2**31 - 1))
+def test_variable_length_integers(unsigned: int, signed: int) -> None:
+    assert Reader(varint(unsigned)).varint("value") == unsigned
+    assert Reader(zigzag(signed)).zigzag("value", 2**31) == signed
+    assert len(varint(unsigned)) == max(1, -(-unsigned.bit_length() // 7))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8, 12])
+def test_dense_and_bitmap_closed_forms(bits: int) -> None:
+    """n*b and n + nnz*b, in whole bytes, plus the alphabet: 3 bytes here, 4 when the count or the first needs two."""
+    limit = 2 ** (bits - 1) - 1
+    values = np.resize(np.concatenate([np.arange(-limit, limit + 1), np.zeros(3000, int)]), 9000).astype(np.int16)
+    alphabet = 2 + len(zigzag(-limit)) + len(varint(2 * limit)) - 1
+    assert CODECS["dense"].bits(values) == 8 * (9000 * bits // 8 + alphabet)
+    kept = int((values != 0).sum())
+    if bits > 2:  # at 2 bits the non-zeros are -1 and 1, a codebook of two
+        assert CODECS["bitmap"].bits(values) == 8 * (9000 // 8 + -(-kept * bits // 8) + alphabet)
+
+
+def test_dense_uses_a_codebook_when_values_are_few() -> None:
+    values = np.resize(np.array([-30000, -11, 0, 25000], np.int16), 8000)
+    # zigzag of -30000: 3 bytes; number of followers: 1; gap width: 1; three 15-bit gaps: 6; 2 bits a value.
+    assert CODECS["dense"].bits(values) == 8 * (3 + 1 + 1 + 6 + 2000)
+
+
+@pytest.mark.parametrize("n", [10_000, 36_864, 200_000])
+@pytest.mark.parametrize(("bits", "sparsity"), [(2, 0.5), (2, 0.9), (3, 0), (4, 0), (4, 0.7), (4, 0.9), (8, 0), (8, 0.9)])
+def test_entropy_codec_is_within_one_percent_of_the_order0_entropy(n: int, bits: int, sparsity: float) -> None:
+    """1 % over entropy plus side information: 10 bytes, and half a log2(n) for each free parameter of a histogram.
+
+    The second assertion leaves no side information out, where the tensor has more than a few hundred bytes.
+    """
+    values = pruned_gaussian(n, bits, sparsity)
+    side = 8 * 10 + (np.unique(values).size - 1) / 2 * np.log2(n)
+    assert CODECS["entropy"].bits(values) <= 1.01 * order0_bits(values) + side
+    if n > 30_000 and bits > 2:
+        assert CODECS["entropy"].bits(values) <= 1.01 * order0_bits(values)
+
+
+def test_large_alphabets_need_no_table() -> None:
+    """16-bit Gaussian: near the differential entropy of the density, though most values occur once."""
+    values = pruned_gaussian(36_864, 16, 0)
+    ideal = values.size * 0.5 * np.log2(2 * np.pi * np.e * values.astype(float).var())
+    assert CODECS["entropy"].bits(values) < 1.001 * ideal + 8 * 16
+
+
+@pytest.mark.parametrize(("n", "bits", "sparsity"), [(144, 4, 0.8), (144, 8, 0.9), (432, 2, 0.5), (864, 8, 0.7)])
+def test_small_tensors_pay_little_for_their_model(n: int, bits: int, sparsity: float) -> None:
+    values = pruned_gaussian(n, bits, sparsity)
+    ideal = n * (-(1 - sparsity) * np.log2(1 - sparsity) - sparsity * np.log2(sparsity))  # positions
+    kept = values[values != 0].astype(float)
+    ideal += kept.size * min(bits, 1 + np.log2(np.e * max(np.abs(kept).mean() - np.abs(kept).min(), 0.4)))
+    coded = CODECS["entropy"].bits(values)
+    assert coded < min(CODECS["dense"].bits(values), CODECS["bitmap"].bits(values))
+    assert coded < 1.1 * ideal + 8 * 12
+
+
+def test_shared_weights_cost_entropy_plus_a_small_codebook() -> None:
+    rng = np.random.default_rng(1)
+    codebook = np.array([-97, -41, -13, 0, 5, 33, 71, 120], np.int16)
+    values = codebook[rng.choice(8, 20_000, p=[0.05, 0.1, 0.1, 0.5, 0.1, 0.05, 0.05, 0.05])]
+    assert CODECS["entropy"].bits(values) < order0_bits(values) + 8 * 30
+
+
+def test_a_lopsided_tensor_does_not_pay_for_the_other_sign() -> None:
+    values = np.abs(pruned_gaussian(20_000, 5, 0.3))
+    assert CODECS["entropy"].bits(values) < 1.01 * order0_bits(values)
+
+
+def test_each_codec_wins_somewhere() -> None:
+    rng = np.random.default_rng(2)
+    uniform = rng.integers(-127, 128, 500).astype(np.int16)
+    sparse = np.where(rng.random(40) < 0.2, rng.integers(-127, 128, 40), 0).astype(np.int16)
+    assert {smallest(v)[0].name for v in (uniform, sparse, pruned_gaussian(9216, 4, 0.8))} == set(CODECS)
+
+
+@given(st.lists(st.integers(0, 2**31), min_size=1, max_size=300), st.integers(400, TOTAL))
+def test_apportion_is_proportional_to_rounding(weights: list[int], total: int) -> None:
+    shares = apportion(np.array(weights), total)
+    assert shares.sum() == total and shares.min() >= 1
+    exact = np.array(weights) / max(sum(weights), 1) * (total - len(weights)) + 1
+    rest = np.delete(np.arange(len(weights)), np.argmax(weights))
+    if any(weights):
+        assert np.all(np.abs(shares - exact)[rest] <= 1 + 1e-6 * total)
+
+
+@pytest.mark.parametrize(("bits", "sparsity"), [(4, 0.0), (4, 0.8), (6, 0.5), (8, 0.0), (8, 0.9)])
+def test_bell_fit_is_within_a_byte_of_the_best_of_all_parameters(bits: int, sparsity: float) -> None:
+    magnitudes = np.bincount(np.abs(pruned_gaussian(5000, bits, sparsity)))[1:]
+    counts = magnitudes[np.flatnonzero(magnitudes)[0] :]
+    x = np.arange(counts.size) / (counts.size - 1)
+    squares = np.arange(256)[:, None] ** 2 / 1024
+
+    def code_bits(octaves: np.ndarray) -> np.ndarray:
+        return octaves @ counts + counts.sum() * np.log2(np.exp2(-octaves).sum(-1))
+
+    best = min(code_bits(slope**2 / 1024 * x + squares * x**2).min() for slope in range(256))
+    slope, curve = fit_bell(counts)
+    assert code_bits(slope**2 / 1024 * x + curve**2 / 1024 * x**2) <= best + 8
+
+
+def test_table_levels_keep_every_symbol() -> None:
+    assert quantize_counts(np.array([0, 1, 3, 12, 300])).tolist() == [0, 1, 1, 2, 10]
+
+
+@pytest.mark.parametrize("name", list(CODECS))
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damaged_payloads_decode_or_raise(name: str, data: st.DataObject) -> None:
+    """Never anything but ``EmomcError``. (That nothing was lost is the business of the file's checksum.)"""
+    codec = CODECS[name]
+    values = data.draw(tensors())
+    payload = bytearray(codec.encode(values))
+    cut = data.draw(st.integers(0, len(payload) - 1))
+    position, flip = data.draw(st.integers(0, len(payload) - 1)), data.draw(st.integers(1, 255))
+    truncated = bytes(payload[:cut])
+    payload[position] ^= flip
+    for damaged in (truncated, bytes(payload)):
+        try:
+            decoded = codec.decode(damaged, values.size)
+        except EmomcError:
+            continue
+        assert name == "entropy" or damaged is not truncated
+        assert decoded.shape == values.shape and decoded.dtype == np.int16

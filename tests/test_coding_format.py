@@ -1,0 +1,222 @@
+"""A second decoder, written from docs/format.md with plain Python integers only, reads what the codecs write."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+
+from emomc.coding import CodedTensor, encode_tensor, write_network
+from emomc.coding.models import _FRACTIONS
+
+TOTAL = 1 << 24
+ROOTS = [int(root) for root in _FRACTIONS]  # checked exactly below
+
+
+class Bytes:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def take(self, n: int) -> bytes:
+        assert n <= len(self.data)
+        head, self.data = self.data[:n], self.data[n:]
+        return head
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def varint(self) -> int:
+        value = shift = 0
+        while True:
+            octet = self.byte()
+            value |= (octet & 127) << shift
+            shift += 7
+            if octet < 128:
+                return value
+
+    def zigzag(self) -> int:
+        code = self.varint()
+        return -(code + 1) // 2 if code % 2 else code // 2
+
+    def packed(self, n: int, w: int) -> list[int]:
+        number = int.from_bytes(self.take((n * w + 7) // 8), "little")
+        return [number >> (i * w) & ((1 << w) - 1) for i in range(n)]
+
+
+def alphabet(data: Bytes) -> list[int]:
+    symbols = [data.zigzag()]
+    n, w = data.varint(), data.byte()
+    for gap in data.packed(n, w):
+        symbols.append(symbols[-1] + gap + 1)
+    return symbols
+
+
+def dense(data: Bytes, n: int) -> list[int]:
+    symbols = alphabet(data)
+    return [symbols[i] for i in data.packed(n, (len(symbols) - 1).bit_length())]
+
+
+def bitmap(data: Bytes, n: int) -> list[int]:
+    mask = data.packed(n, 1)
+    kept = iter(dense(data, sum(mask)))
+    return [next(kept) if bit else 0 for bit in mask]
+
+
+def apportion(weights: list[int], total: int) -> list[int]:
+    if not any(weights):
+        weights = [1] * len(weights)
+    shares = [1 + w * (total - len(weights)) // sum(weights) for w in weights]
+    shares[weights.index(max(weights))] += total - sum(shares)
+    return shares
+
+
+def halvings(y: int) -> int:
+    return ROOTS[y % 256] >> (y // 256)
+
+
+class Stream:
+    def __init__(self, data: bytes) -> None:
+        data += bytes(-len(data) % 4)
+        self.words = [word for (word,) in struct.iter_unpack("<I", data)]
+        self.state = 0
+        for _ in range(min(2, len(self.words))):
+            self.state = self.state << 32 | self.words.pop()
+
+    def symbols(self, frequencies: list[int], n: int) -> list[int]:
+        if len(frequencies) == 1:
+            return [0] * n
+        assert sum(frequencies) == TOTAL
+        return [self.symbol(frequencies) for _ in range(n)]
+
+    def symbol(self, frequencies: list[int]) -> int:
+        q, start = self.state % TOTAL, 0
+        for index, f in enumerate(frequencies):
+            if q < start + f:
+                break
+            start += f
+        self.state = f * (self.state // TOTAL) + q - start
+        if self.state < 2**32 and self.words:
+            self.state = self.state << 32 | self.words.pop()
+        return index
+
+
+def table(data: Bytes, n: int) -> tuple[list[int], Stream]:
+    level, widest = data.varint(), data.varint()
+    if widest == 0:
+        return [level] * n, Stream(data.data)
+    rate = data.byte()
+    stream = Stream(data.data)
+    decay = apportion([halvings(16 * rate * abs(d)) for d in range(-widest, widest + 1)], TOTAL)
+    levels = [level]
+    for index in stream.symbols(decay, n - 1):
+        levels.append(levels[-1] + index - widest)
+    return levels, stream
+
+
+def entropy(data: Bytes, n: int) -> list[int]:
+    form = data.byte()
+    if form == 0:
+        zeros, first, last = data.varint(), data.varint(), data.varint()
+        slope, curve = (data.byte(), data.byte()) if last > first else (0, 0)
+        stream = Stream(data.data)
+        span = max(last - first, 1)
+        side = [
+            halvings((slope**2 * d * span + curve**2 * d * d) // (4 * span**2)) for d in range(last - first + 1)
+        ]
+        centre = min(max(TOTAL * zeros // n, 1), TOTAL - 2 * len(side))
+        shares = apportion(side[::-1] + side, TOTAL - centre)
+        frequencies = [*shares[: len(side)], centre, *shares[len(side) :]]
+        symbols = [*range(-last, -first + 1), 0, *range(first, last + 1)]
+    elif form == 1:
+        last = data.varint()
+        levels, stream = table(data, last + 1)
+        symbols = list(range(-last, last + 1))
+        frequencies = apportion([levels[abs(v)] ** 2 * (1 if v else 2) for v in symbols], TOTAL)
+    else:
+        symbols = alphabet(data)
+        levels, stream = table(data, len(symbols))
+        frequencies = apportion([level**2 for level in levels], TOTAL)
+    values = [symbols[i] for i in stream.symbols(frequencies, n)]
+    assert stream.state == 0 and not stream.words
+    return values
+
+
+def blob(raw: bytes, channels: int, n: int) -> tuple[int, list[float], list[int]]:
+    data = Bytes(raw)
+    codec, form = data.byte(), data.byte()
+    scales = channels if form & 128 else 1
+    if data.byte() == 0:
+        patterns = [int.from_bytes(data.take(2), "little") for _ in range(scales)]
+    else:
+        w, low = data.byte(), int.from_bytes(data.take(2), "little")
+        patterns = [low + distance for distance in data.packed(scales, w)]
+    floats = [struct.unpack("<e", p.to_bytes(2, "little"))[0] for p in patterns]
+    return form & 127, floats, (dense, bitmap, entropy)[codec](data, n)
+
+
+def test_the_roots_of_two_are_exactly_rounded() -> None:
+    """r is 2**(30 - i/256) rounded iff (2r - 1)**256 < 2**(256*31 - i) < (2r + 1)**256, in exact integers."""
+    for i, root in enumerate(ROOTS):
+        assert (2 * root - 1) ** 256 < 2 ** (256 * 31 - i) < (2 * root + 1) ** 256
+
+
+def laplace(n: int, size: float, limit: int) -> np.ndarray:
+    return np.clip(np.rint(np.random.default_rng(n).laplace(size=n) * size), -limit, limit)
+
+
+CASES = {
+    "all zero": (np.zeros(12), 2),
+    "one weight": (np.array([-300.0]), 16),
+    "dense": (np.random.default_rng(0).integers(-127, 128, 90), 8),
+    "bitmap": (np.where(np.arange(64) % 9, 0, np.arange(64) * 3 - 90), 8),
+    "bell": (laplace(600, 3, 127), 8),
+    "bell of ternary": (np.clip(laplace(500, 0.6, 1), -1, 1), 2),
+    "mirrored table": (np.where(np.abs(laplace(9000, 4, 7)) < 3, 0, laplace(9000, 4, 7)), 4),
+    "lopsided table": (np.abs(laplace(4000, 3, 31)), 6),
+    "codebook table": (np.array([-90, -7, 0, 50])[np.minimum(np.abs(laplace(3000, 1, 3)), 3).astype(int)], 8),
+    "equal counts": (np.tile([-2, 5], 500), 4),
+    "wide": (laplace(400, 3000, 32767), 16),
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_plain_python_decodes_every_form(case: str) -> None:
+    values, bits = CASES[case]
+    channels = 2 if values.size % 2 == 0 else 1
+    integers = values.astype(np.int16).reshape(channels, -1)
+    scale = np.array([0.0123, 0.0119], np.float16)[:channels]
+    bit_width, floats, decoded = blob(encode_tensor(CodedTensor(integers, scale, bits)), channels, values.size)
+    assert bit_width == bits
+    assert floats == scale.astype(float).tolist()
+    assert decoded == integers.ravel().tolist()
+
+
+def test_the_cases_cover_every_codec_and_form() -> None:
+    seen = set()
+    for values, bits in CASES.values():
+        raw = encode_tensor(CodedTensor(values.astype(np.int16).reshape(1, -1), np.ones(1, np.float16), bits))
+        seen.add((raw[0], raw[5] if raw[0] == 2 else 0))
+    assert seen == {(0, 0), (1, 0), (2, 0), (2, 1), (2, 2)}
+
+
+def test_the_documented_example() -> None:
+    tensor = CodedTensor(np.array([[0, 1, -1], [0, 0, 1]], np.int8), np.array([0.5], np.float16), 2)
+    text = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
+    assert encode_tensor(tensor).hex(" ") in text.split("## Example")[1]
+
+
+def test_the_documented_container(tmp_path: Path) -> None:
+    bias = np.array([[1.5, -2], [0, 3]], np.float32).T
+    write_network(tmp_path / "net", {"task": "digits"}, {"conv": b"abc"}, {"bias": bias, "n": np.int64(7).reshape(())})
+    data = (tmp_path / "net").read_bytes()
+    assert data[:6] == b"EMOMC\0" and data[6:8] == b"\1\0"
+    assert int.from_bytes(data[8:12], "little") == zlib.crc32(data[12:])
+    index, blobs, arrays = msgpack.unpackb(data[12:])
+    header, layers, specs = msgpack.unpackb(zlib.decompress(index))
+    assert (header, layers, blobs) == ({"task": "digits"}, ["conv"], [b"abc"])
+    assert specs == [["bias", "<f4", [2, 2]], ["n", "<i8", []]]
+    assert arrays == [struct.pack("<4f", 1.5, 0, -2, 3), struct.pack("<q", 7)]
