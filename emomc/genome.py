@@ -190,9 +190,25 @@ class SearchSpace:
         matching = set(fnmatch.filter(self.layers, layers))
         if not matching:
             raise EmomcError(f"no layer matches {layers!r}. Layers: {', '.join(self.layers)}.")
+        columns = [
+            indices if name in matching else row[position] for name, row in zip(self.layers, self.allowed, strict=True)
+        ]
+        return self._with_column(position, columns)
+
+    def mildest(self, gene: str) -> SearchSpace:
+        """The space with one gene held at the mildest allowed choice of each layer."""
+        position = self.column(gene)
+        return self._with_column(position, [row[position][:1] for row in self.allowed])
+
+    def pinned(self, gene: str, genome: Integers) -> SearchSpace:
+        """The space with one gene held, in every layer, at the choice of a genome of shape ``(n_var,)``."""
+        position = self.column(gene)
+        return self._with_column(position, [(index,) for index in self.split(genome)[0][:, position].tolist()])
+
+    def _with_column(self, position: int, indices: Sequence[tuple[int, ...]]) -> SearchSpace:
         rows = tuple(
-            row[:position] + (indices,) + row[position + 1 :] if name in matching else row
-            for name, row in zip(self.layers, self.allowed, strict=True)
+            row[:position] + (allowed,) + row[position + 1 :]
+            for row, allowed in zip(self.allowed, indices, strict=True)
         )
         return replace(self, allowed=rows)
 

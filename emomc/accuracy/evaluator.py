@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from emomc.accuracy.correction import collect_statistics, correct_statistics
 from emomc.accuracy.splits import Split, Splits
 from emomc.compression.bank import Bank
 from emomc.compression.glue import batch_norms, make_storable
-from emomc.compression.networkfile import save_network
+from emomc.compression.networkfile import load_network, save_network
 from emomc.network.layers import Network
 
 ErrorMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -35,12 +36,14 @@ class Settings:
     Attributes:
         strengths: strengths of the statistics correction that are tried; the one of least divergence from the dense
             network on the calibration split is kept. ``(0.0,)`` turns the correction off.
-        batch_size: images per forward pass.
+        calibration: samples of the calibration split that statistics are corrected on, all in one pass.
+        batch_size: samples per forward pass.
         threads: threads of one evaluation; fixed, as results of other numbers of threads may differ in the last bit.
         device: ``"cpu"`` or a CUDA device.
     """
 
     strengths: tuple[float, ...] = (0.0, 0.5, 1.0)
+    calibration: int = 256
     batch_size: int = 128
     threads: int = 1
     device: str = "cpu"
@@ -109,9 +112,9 @@ class Evaluator:
         self._error = error
         self._device = torch.device(self.settings.device)
         self._dense_state = {key: value.detach().clone().to(self._device) for key, value in module.state_dict().items()}
-        self._module = _copy_of(module).to(self._device).eval()
+        self._module = _fast_copy(module, self._device)
         self._weights: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
-        self._calibration = torch.cat([inputs for inputs, _ in self._batches(splits.calibration)])
+        self._calibration = self._prepared(next(splits.calibration.batches(self.settings.calibration))[0])
         self._dense_errors: dict[str, torch.Tensor] = {}
         with _threads(self.settings.threads):
             self._dense_statistics, self._dense_output = collect_statistics(self._module, self._calibration)
@@ -138,26 +141,45 @@ class Evaluator:
             self._restore()
             return self._count(self._module, split, 0.0, 0.0)
 
-    def measure_module(self, module: nn.Module, split: str) -> Measurement:
-        """Any module of the task, as it is, e.g. one decoded from a file."""
-        with _threads(self.settings.threads):
-            module = module.to(self._device).eval()
-            with torch.inference_mode():
-                change = divergence(self._dense_output, module(self._calibration))
-            return self._count(module, split, change, math.nan)
+    def finish(self, variants: Sequence[int], path: Path, header: Mapping[str, Any], split: str) -> Measurement:
+        """Write a network to a file, decode the file again and measure what was decoded.
 
-    def save(self, variants: Sequence[int], path: Path, header: Mapping[str, object]) -> None:
-        """Write the network to a file: its blobs as they are in the bank, and its corrected glue."""
+        The file holds the blobs as they are in the bank, and the corrected glue.
+        """
         with _threads(self.settings.threads):
-            self._assemble(variants)
-        blobs = {
-            layer.name: self._bank.blob(index, variants[index]) for index, layer in enumerate(self._network.layers)
-        }
-        save_network(path, self._module, self._network, blobs, header)
+            strength, change = self._assemble(variants)
+            blobs = {
+                layer.name: self._bank.blob(index, int(variants[index]))
+                for index, layer in enumerate(self._network.layers)
+            }
+            save_network(path, self._module, self._network, blobs, header)
+            decoded = load_network(coding.read_network(path), self._blank)
+            return self._count(_fast_copy(decoded, self._device), split, change, strength)
+
+    def measure_module(self, module: nn.Module, split: str) -> Measurement:
+        """Any network of the task as it is, e.g. one decoded from a file."""
+        with _threads(self.settings.threads):
+            fast = _fast_copy(module, self._device)
+            with torch.inference_mode():
+                change = divergence(self._dense_output, fast(self._calibration))
+            return self._count(fast, split, change, math.nan)
+
+    def _blank(self) -> nn.Module:
+        """The architecture with weights that would show if a file left any of them out."""
+        blank = copy.deepcopy(self._module).cpu()
+        with torch.no_grad():
+            for tensor in blank.state_dict().values():
+                tensor.fill_(math.nan if tensor.is_floating_point() else 0)
+        return blank
+
+    def _prepared(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs on the device, in the memory layout that convolutions are fastest in."""
+        inputs = inputs.to(self._device)
+        return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
 
     def _batches(self, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for inputs, targets in split.batches(self.settings.batch_size):
-            yield inputs.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
+            yield self._prepared(inputs), targets.to(self._device)
 
     def _restore(self) -> None:
         """The dense network's state, in place."""
@@ -240,9 +262,7 @@ def _cross_entropy(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return cross_entropy(output, targets, reduction="none")
 
 
-def _copy_of(module: nn.Module) -> nn.Module:
-    """Deep copy without gradients."""
-    clone = copy.deepcopy(module)
-    return clone.requires_grad_(False)
-
-
+def _fast_copy(module: nn.Module, device: torch.device) -> nn.Module:
+    """Copy for inference: no gradients, and the memory layout that convolutions are fastest in."""
+    clone = copy.deepcopy(module).requires_grad_(False).eval()
+    return clone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -43,26 +43,31 @@ class LayerRecipe:
     @property
     def key(self) -> str:
         """Content hash: a change of any input gives another key, so that stale variants cannot be used."""
-        parts = (_VERSION, coding.VERSION, self.method, self.prune_ratios, self.bit_widths, self.shared_values)
+        parts = (_VERSION, self.method, self.prune_ratios, self.bit_widths, self.shared_values)
         digest = hashlib.sha256(repr((parts, self.weight.shape)).encode())
         digest.update(np.ascontiguousarray(self.weight).tobytes())
         digest.update(self.representative.tobytes())
         return digest.hexdigest()[:32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerVariants:
-    """The stored variants of one layer.
+    """The stored variants of one layer. It travels to workers as numbers and a path, never as the blobs.
 
     Attributes:
         offsets: shape ``(P*Q*S + 1,)``; blob v is ``data[offsets[v]:offsets[v + 1]]``, empty where v is not canonical.
         distortion: shape ``(P*Q*S,)``, squared weight error over squared weights.
-        data: all blobs, memory-mapped.
+        path: file of all blobs.
     """
 
     offsets: NDArray[np.int64]
     distortion: NDArray[np.float64]
-    data: NDArray[np.uint8]
+    path: Path
+
+    def blob(self, variant: int) -> bytes:
+        """Coded bytes of a variant, read from the memory-mapped file."""
+        data = np.load(self.path, mmap_mode="r")
+        return bytes(data[self.offsets[variant] : self.offsets[variant + 1]])
 
 
 def _compress_layer(recipe: LayerRecipe) -> tuple[list[bytes], NDArray[np.float64]]:
@@ -99,12 +104,13 @@ def _open_layer(recipe: LayerRecipe, folder: Path) -> LayerVariants | None:
     try:
         with np.load(folder / f"{recipe.key}.index.npz") as index:
             offsets, distortion = index["offsets"], index["distortion"]
-        data = np.load(folder / f"{recipe.key}.blobs.npy", mmap_mode="r")
+        path = folder / f"{recipe.key}.blobs.npy"
+        length = len(np.load(path, mmap_mode="r"))
     except (OSError, ValueError, KeyError, EOFError):
         return None
-    if len(offsets) != recipe.representative.size + 1 or offsets[-1] != len(data):
+    if len(offsets) != recipe.representative.size + 1 or offsets[-1] != length:
         return None
-    return LayerVariants(offsets, distortion, data)
+    return LayerVariants(offsets, distortion, path)
 
 
 def _representatives(space: SearchSpace) -> NDArray[np.int64]:
@@ -117,7 +123,7 @@ def _representatives(space: SearchSpace) -> NDArray[np.int64]:
         genome[:, axes] = triple
         canonical = space.split(space.canonical(genome.reshape(1, -1)))[0][:, axes]
         allowed = np.array([all(i in row[a] for i, a in zip(triple, axes, strict=True)) for row in space.allowed])
-        table[:, *triple] = np.where(allowed, np.ravel_multi_index(tuple(canonical.T), shape), -1)
+        table[(slice(None), *triple)] = np.where(allowed, np.ravel_multi_index(tuple(canonical.T), shape), -1)
     return table
 
 
@@ -127,11 +133,13 @@ class Bank:
     Attributes:
         sizes: shape ``(L, P, Q, S)``, bytes of each blob; equal networks have equal entries. Entries that the space
             does not allow are those of the mildest allowed choice of the layer.
+        key: content hash of everything that the variants depend on.
         distortions: shape ``(L, P, Q, S)``, squared weight error over squared weights.
     """
 
-    def __init__(self, space: SearchSpace, variants: Sequence[LayerVariants]) -> None:
+    def __init__(self, space: SearchSpace, variants: Sequence[LayerVariants], key: str) -> None:
         self.space = space
+        self.key = key
         self._variants = tuple(variants)
         self._table = _representatives(space)
         flat = self._table.reshape(space.n_layers, -1)
@@ -176,8 +184,9 @@ class Bank:
         for done, _ in enumerate(pool(jobs), start=1):
             if progress is not None:
                 progress(len(recipes) - len(missing) + done, len(recipes))
+        key = hashlib.sha256("".join(recipe.key for recipe in recipes).encode()).hexdigest()
         opened = [_open_layer(recipe, folder) for recipe in recipes]
-        return cls(space, [variants for variants in opened if variants is not None])
+        return cls(space, [variants for variants in opened if variants is not None], key)
 
     @staticmethod
     def _recipes(weights: Mapping[str, Floats], space: SearchSpace, method: str) -> list[LayerRecipe]:
@@ -204,8 +213,7 @@ class Bank:
 
     def blob(self, layer: int, variant: int) -> bytes:
         """The coded bytes of a variant."""
-        stored = self._variants[layer]
-        return stored.data[stored.offsets[variant] : stored.offsets[variant + 1]].tobytes()
+        return self._variants[layer].blob(variant)
 
     def variants_of(self, genomes: NDArray[np.integer]) -> NDArray[np.int64]:
         """Variant numbers of canonical genomes, shape ``(n, L)``; equal rows are equal networks."""

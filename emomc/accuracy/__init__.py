@@ -1,0 +1,20 @@
+"""What compression loses: splits, measuring, statistics correction, sensitivities and predictors."""
+
+from emomc.accuracy.evaluator import DENSE, Evaluator, Measurement, Settings
+from emomc.accuracy.predictor import AdditivePredictor, Predictor, rank_correlation
+from emomc.accuracy.sensitivity import plan_probes, sensitivity_table
+from emomc.accuracy.splits import Split, Splits
+
+__all__ = [
+    "DENSE",
+    "AdditivePredictor",
+    "Evaluator",
+    "Measurement",
+    "Predictor",
+    "Settings",
+    "Split",
+    "Splits",
+    "plan_probes",
+    "rank_correlation",
+    "sensitivity_table",
+]

@@ -1,0 +1,1 @@
+"""Compressed networks as files, loaded and exported."""

@@ -1,0 +1,90 @@
+"""What a run is made of, as plain values: written into its folder, compared when the folder is used again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emomc.errors import EmomcError
+from emomc.files import atomic_write
+
+_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a search.
+
+    Attributes:
+        task: name of a task, or ``module:function``.
+        task_options: options of the task, such as ``data`` and ``checkpoint``.
+        accelerator: name of a cost model, or a file that describes one.
+        dataflows: dataflows that layers may use; none means all that the accelerator has.
+        objectives: names of objectives, error first by custom.
+        constraints: upper bounds such as ``"size<=100kB"``.
+        max_loss: networks that lose more error than this against the dense one are of no interest; a fraction.
+        strategy: name of a search strategy.
+        method: how layers are compressed.
+        genes: choices of a gene that replace the default ones, by gene name.
+        seed: of all random choices.
+        budget: networks to measure.
+        minutes: time after which no further round is started; None for no limit.
+        points: points of the front that are written and measured on the test split, at most.
+    """
+
+    task: str
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    accelerator: str = "published"
+    dataflows: tuple[str, ...] = ()
+    objectives: tuple[str, ...] = ("error", "energy", "size")
+    constraints: tuple[str, ...] = ()
+    max_loss: float = 0.1
+    strategy: str = "two-stage"
+    method: str = "magnitude"
+    genes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    seed: int = 0
+    budget: int = 200
+    minutes: float | None = None
+    points: int = 40
+
+
+_MAY_CHANGE = ("budget", "minutes", "points")
+
+
+def check_same_run(folder: Path, options: Options, fingerprint: str) -> None:
+    """Write the options into a new run folder, or compare them with those that the folder was made with.
+
+    Raises:
+        EmomcError: the folder belongs to a run of another task, other weights or other options.
+    """
+    path = folder / _FILE
+    wanted = json.loads(json.dumps({"fingerprint": fingerprint, **asdict(options)}))
+    if path.exists():
+        stored = read_options(folder)
+        for name in wanted:
+            if name not in _MAY_CHANGE and stored.get(name) != wanted[name]:
+                what = "other weights or data" if name == "fingerprint" else f"{name} {stored.get(name)!r}"
+                now = "" if name == "fingerprint" else f", now it is {wanted[name]!r}"
+                raise EmomcError(f"{folder} holds a run with {what}{now}. Choose another folder with --run.")
+    with atomic_write(path) as stream:
+        stream.write(json.dumps(wanted, indent=2).encode())
+
+
+def read_options(folder: Path) -> dict[str, Any]:
+    """What `check_same_run` wrote.
+
+    Raises:
+        EmomcError: the folder holds no run.
+    """
+    try:
+        data = json.loads((folder / _FILE).read_text())
+    except FileNotFoundError:
+        raise EmomcError(f"{folder} holds no run: {_FILE} is missing. `emomc search TASK --run {folder}` makes one.") from None
+    except ValueError as error:
+        raise EmomcError(f"{folder / _FILE} is damaged: {error}. Restore it, or choose another folder.") from None
+    if not isinstance(data, dict) or "task" not in data:
+        raise EmomcError(f"{folder / _FILE} is damaged: it names no task. Restore it, or choose another folder.")
+    return data

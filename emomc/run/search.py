@@ -1,0 +1,182 @@
+"""Running a strategy in a session, and measuring the front it leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emomc.accuracy.evaluator import Measurement
+from emomc.accuracy.predictor import rank_correlation
+from emomc.errors import unknown_name
+from emomc.genome import Configuration
+from emomc.problems.objectives import Batch
+from emomc.run.outcome import Evaluation, FrontPoint, column_name, write_front, write_history, write_summary
+from emomc.run.session import Session
+from emomc.run.workers import Job
+from emomc.search import STRATEGIES, Ledger, SearchTask, front_of, hypervolume
+from emomc.search.front import pick_spread, spread_coordinates
+from emomc.search.ledger import Request
+
+Doubles = NDArray[np.float64]
+
+
+class _OutOfTime(Exception):
+    """The minutes are spent; what was measured stands."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished search.
+
+    Attributes:
+        points: the front, measured on the test split.
+        evaluations: every measured network, in order.
+        dense: the uncompressed network on the test split.
+        rank_correlation: Kendall's tau of errors predicted before measuring and then measured; NaN if undefined.
+    """
+
+    points: tuple[FrontPoint, ...]
+    evaluations: tuple[Evaluation, ...]
+    dense: Measurement
+    rank_correlation: float
+
+
+def run_search(session: Session) -> Outcome:
+    """Search, then write and measure the front. Repeating it after an interruption goes on where it stopped.
+
+    Raises:
+        EmomcError: unknown strategy, or an objective that fails.
+        KeyboardInterrupt: as it came, after the history has been written.
+    """
+    return _Search(session).run()
+
+
+class _Search:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._problem = session.problem
+        self._reference = self._reference_point()
+        self._genomes: list[NDArray[np.int64]] = []
+        self._log: list[tuple[str, int, float, float]] = []  # stage, round, predicted, error
+        options = session.options
+        self._deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+
+    def run(self) -> Outcome:
+        options = self._session.options
+        if options.strategy not in STRATEGIES:
+            raise unknown_name("strategy", options.strategy, STRATEGIES)
+        task = SearchTask(self._problem, self._session.sensitivities, self._session.dense.error)
+        ledger = Ledger(task, options.budget, self._measure)
+        try:
+            STRATEGIES[options.strategy](task, ledger, options.seed)
+        except _OutOfTime:
+            pass  # the budget in minutes is spent: what was measured is the result
+        finally:
+            evaluations = self._evaluations()
+            write_history(self._session.folder, evaluations)
+        return self._finish(ledger, evaluations)
+
+    def _measure(self, request: Request) -> Doubles:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise _OutOfTime
+        errors = self._session.errors(request.genomes)
+        number = self._log[-1][1] + 1 if self._log else 1
+        self._genomes += list(request.genomes)
+        pairs = zip(request.predicted.tolist(), errors.tolist(), strict=True)
+        self._log += [(request.stage, number, predicted, error) for predicted, error in pairs]
+        self._session.advance("searching", len(self._log), self._session.options.budget)
+        return errors
+
+    def _values(self, genomes: NDArray[np.int64], errors: Doubles) -> Doubles:
+        return self._problem.values(genomes, errors)[0]
+
+    def _reference_point(self) -> Doubles:
+        """Worst point of interest: the loss limit, and the costs of the uncompressed 32-bit network."""
+        session = self._session
+        mildest = np.zeros((1, session.space.n_var), dtype=np.int64)
+        worst = session.dense.error + session.options.max_loss
+        own = self._problem.values(session.space.canonical(mildest), np.array([worst]))[0][0]
+        named = {"error": worst, **session.reference}
+        return np.array([named.get(each.name, own[i]) for i, each in enumerate(self._problem.objectives)])
+
+    def _exact(self, genomes: NDArray[np.int64]) -> list[dict[str, float]]:
+        """Every objective but the error of each genome, by column name; energy and size always among them."""
+        batch = Batch(genomes, self._session.costs, np.zeros(len(genomes)))
+        columns = {"energy_joule": batch.cost("energy"), "size_bytes": batch.cost("size")}
+        for each in self._problem.objectives:
+            if not each.measured:
+                columns[column_name(each.name, each.unit)] = each(batch)
+        return [{name: float(values[row]) for name, values in columns.items()} for row in range(len(genomes))]
+
+    def _evaluations(self) -> tuple[Evaluation, ...]:
+        if not self._log:
+            return ()
+        genomes = np.array(self._genomes)
+        values = self._values(genomes, np.array([error for *_, error in self._log]))
+        exact = self._exact(genomes)
+        return tuple(
+            Evaluation(row + 1, *entry, exact[row], hypervolume(values[: row + 1], self._reference))
+            for row, entry in enumerate(self._log)
+        )
+
+    def _finish(self, ledger: Ledger, evaluations: tuple[Evaluation, ...]) -> Outcome:
+        """Write every point of the front to a file and measure the decoded file on the test split."""
+        session = self._session
+        genomes = self._front(ledger)
+        names = [_content_name(row) for row in session.bank.variants_of(genomes)]
+        (session.folder / "points").mkdir(exist_ok=True)
+        jobs = []
+        for row, name in zip(session.bank.variants_of(genomes).tolist(), names, strict=True):
+            path = session.folder.resolve() / "points" / name
+            jobs.append(Job("finish", (tuple(row), path, session.header, "test"), stored_as=(tuple(row), "test"), makes=path))
+        dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
+        measured = session.run_jobs(jobs, "measuring the front")
+        exact = self._exact(genomes)
+        points = tuple(
+            FrontPoint(f"p{i:02d}", f"points/{names[i]}", Measurement(**measured[i]), exact[i], self._decode(genomes[i]))
+            for i in range(len(genomes))
+        )
+        predicted = [(each.predicted_error, each.error) for each in evaluations if np.isfinite(each.predicted_error)]
+        tau = rank_correlation(*np.array(predicted).T) if predicted else float("nan")
+        outcome = Outcome(points, evaluations, Measurement(**dense), tau)
+        write_front(session.folder, points)
+        write_summary(session.folder, self._summary(outcome))
+        return outcome
+
+    def _front(self, ledger: Ledger) -> NDArray[np.int64]:
+        values, violations = self._problem.values(ledger.genomes, ledger.errors)
+        front = front_of(values, violations)
+        limit = self._session.options.points
+        if len(front) > limit:
+            is_error = np.array([each.measured for each in self._problem.objectives])
+            coordinates = spread_coordinates(values[front], is_error, self._session.dense.error)
+            front = front[np.sort(pick_spread(coordinates, coordinates[:0], limit))]
+        return ledger.genomes[front]
+
+    def _decode(self, genome: NDArray[np.int64]) -> Configuration:
+        return self._session.space.decode(genome)
+
+    def _summary(self, outcome: Outcome) -> dict[str, Any]:
+        session = self._session
+        return {
+            "task": session.task.name,
+            "accelerator": session.accelerator.name,
+            "dense_test": asdict(outcome.dense),
+            "dense_selection": asdict(session.dense),
+            "reference": session.reference,
+            "hypervolume_reference": self._reference.tolist(),
+            "objectives": [each.name for each in self._problem.objectives],
+            "rank_correlation": outcome.rank_correlation,
+            "evaluations": len(outcome.evaluations),
+            "layers": list(session.space.layers),
+            "genes": [gene.name for gene in session.space.genes],
+        }
+
+
+def _content_name(variants: NDArray[np.int64]) -> str:
+    return hashlib.sha256(variants.astype("<i8").tobytes()).hexdigest()[:12] + ".emomc"

@@ -1,0 +1,253 @@
+"""A session: a task, an accelerator and a run folder brought together into a problem that can be searched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emomc import coding
+from emomc.accuracy.evaluator import DENSE, Evaluator, Measurement, Settings
+from emomc.accuracy.sensitivity import plan_probes, sensitivity_table
+from emomc.compression.bank import Bank
+from emomc.compression.networkfile import INPUT_SHAPE, file_overhead
+from emomc.errors import EmomcError
+from emomc.genome import BIT_WIDTH, DATAFLOW, PRUNE_RATIO, SHARED_VALUES, Gene, SearchSpace, default_genes
+from emomc.hardware import METRICS, CostAxes, CostModel, load_accelerator
+from emomc.network import Network, trace
+from emomc.problems.compression import CompressionProblem
+from emomc.problems.objectives import Constraint, Objective, load_objective, parse_constraint
+from emomc.problems.tables import CostTables
+from emomc.problems.tasks import Task, load_task
+from emomc.problems.tasks.cache import cache_folder
+from emomc.run.lock import FolderLock
+from emomc.run.options import Options, check_same_run
+from emomc.run.store import Store
+from emomc.run.workers import Job, Workers, default_workers
+from emomc.search.ledger import Genomes
+
+Doubles = NDArray[np.float64]
+Progress = Callable[[str, int, int], None]
+"""``progress(what, done, total)``: called as work gets done."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody sees."""
+
+
+class Session:
+    """Everything that one run needs, opened together; use it as a context manager.
+
+    Attributes:
+        task: the task.
+        network: its layers and graph.
+        space: the search space.
+        problem: the pymoo problem; its errors are measured on the selection split.
+        sensitivities: divergence that each layer's variants cause alone, nats, ``(L, P, Q, S)``.
+        dense: the uncompressed network on the selection split.
+        reference: energy (J) and size (B) of the uncompressed network in 32-bit floating point.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: Options,
+        *,
+        task: Task | None = None,
+        objectives: Sequence[str | Objective] | None = None,
+        constraints: Sequence[Constraint] = (),
+        settings: Settings | None = None,
+        workers: int | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        """Open a run folder, or create it.
+
+        Args:
+            folder: where everything is kept.
+            options: what to search.
+            task: a task object in place of the one that ``options.task`` names.
+            objectives: objects in place of the names in ``options.objectives``.
+            constraints: further constraints.
+            settings: how networks are evaluated.
+            workers: processes; one per processor if not given. Results do not depend on it.
+            progress: told of long work.
+
+        Raises:
+            EmomcError: something does not fit together; the message says what to do.
+        """
+        self.folder, self.options, self._progress = folder, options, progress
+        self._settings = settings or Settings()
+        count = workers or default_workers()
+        progress("loading", 0, 1)
+        self.task = task or load_task(options.task, **options.task_options)
+        self.network: Network = trace(self.task.module, self.task.example_input)
+        if not self.network.layers:
+            raise EmomcError(f"task {self.task.name!r}: the network has no convolution or linear layer to compress.")
+        self.accelerator: CostModel = load_accelerator(options.accelerator)
+        self.space = SearchSpace.full([layer.name for layer in self.network.layers], _genes(options, self.accelerator))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(folder)
+        self._workers: Workers | None = None
+        try:
+            check_same_run(folder, options, self.task.fingerprint)
+            self._store = Store(folder / "store.sqlite")
+            self._open(count, list(objectives or options.objectives), list(constraints))
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, workers: int, objectives: list[str | Objective], constraints: list[Constraint]) -> None:
+        """The slow part: compress every layer alone, start workers, measure the dense network, probe the layers."""
+        state = self.task.module.state_dict()
+        weights = {layer.name: state[layer.weight].detach().cpu().numpy() for layer in self.network.layers}
+        self.bank = Bank.open(
+            cache_folder() / "bank",
+            weights,
+            self.space,
+            self.options.method,
+            workers,
+            lambda done, total: self._progress("compressing layers", done, total),
+        )
+        self.costs = self._cost_tables()
+        self._progress("starting workers", 0, 1)
+        evaluator = Evaluator(
+            self.task.module, self.network, self.task.splits, self.bank, self.task.error, self._settings
+        )
+        self._workers = Workers(evaluator, workers)
+        self.dense = Measurement(**self.run_jobs([Job("measure_dense", ("selection",))], "measuring the network")[0])
+        self.sensitivities = self._probe()
+        limit = Constraint(load_objective("error"), self.dense.error + self.options.max_loss)
+        bounds = [limit, *(parse_constraint(text) for text in self.options.constraints), *constraints]
+        self.problem = CompressionProblem(self.costs, self.errors, objectives, bounds)
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """Header of the files of this task; the same for every network, so that it adds a constant to the size."""
+        return {
+            "task": self.task.name,
+            "factory": self.task.factory,
+            "factory_arguments": dict(self.task.factory_arguments),
+            INPUT_SHAPE: list(self.task.example_input.shape),
+        }
+
+    def _cost_tables(self) -> CostTables:
+        coded = np.vectorize(coding.blob_cost, otypes=[np.float64])(self.bank.sizes)
+        choices = {gene.name: gene.choices for gene in self.space.genes}
+        axes = CostAxes(
+            [float(choice) for choice in choices[PRUNE_RATIO]],
+            [int(choice) for choice in choices[BIT_WIDTH]],
+            [int(choice) for choice in choices[SHARED_VALUES]],
+            tuple(str(choice) for choice in choices[DATAFLOW]),
+            coded_bits=self.bank.sizes * 8,
+        )
+        tables = self.accelerator.tables(self.network.layers, axes)
+        peaks = frozenset(metric for metric in tables if METRICS[metric].combine == "max")
+        overhead = float(file_overhead(self.task.module, self.network, self.header))
+        return CostTables(
+            self.space, self.network.layers, {**tables, "size": coded[..., None]}, {"size": overhead}, peaks
+        )
+
+    @property
+    def reference(self) -> dict[str, float]:
+        """The uncompressed network in 32-bit floating point: every metric on each layer's best dataflow, and bytes."""
+        position = self.space.column(DATAFLOW)
+        names = self.space.genes[position].choices
+        totals: dict[str, float] = {}
+        for layer, row in zip(self.network.layers, self.space.allowed, strict=True):
+            found = [self.accelerator.reference([layer], str(names[index])) for index in row[position]]
+            for metric in found[0]:
+                best = min(entry[metric] for entry in found)
+                peak = METRICS[metric].combine == "max"
+                totals[metric] = max(totals.get(metric, 0.0), best) if peak else totals.get(metric, 0.0) + best
+        floats = [tensor for tensor in self.task.module.state_dict().values() if tensor.is_floating_point()]
+        return {**totals, "size": 4.0 * sum(tensor.numel() for tensor in floats)}
+
+    def errors(self, genomes: NDArray[np.integer[Any]]) -> Doubles:
+        """Measured errors of canonical genomes on the selection split, ``(n,)``."""
+        return np.array([measurement.error for measurement in self.measure(np.asarray(genomes, dtype=np.int64))])
+
+    def measure(self, genomes: Genomes, split: str = "selection") -> list[Measurement]:
+        """Measurements of canonical genomes; those in the store are not measured again.
+
+        Args:
+            genomes: shape ``(n, n_var)``.
+            split: ``"selection"`` while searching; the test split is measured by writing the front.
+        """
+        rows = self.bank.variants_of(genomes).tolist()
+        results = self.run_jobs([Job("measure", (tuple(row), split)) for row in rows], "")
+        return [Measurement(**result) for result in results]
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Tell how far the work is."""
+        self._progress(what, done, total)
+
+    def _probe(self) -> Doubles:
+        probes = plan_probes(self.bank)
+        rows = np.full((len(probes), self.space.n_layers), DENSE)
+        rows[np.arange(len(probes)), [probe.layer for probe in probes]] = [probe.variant for probe in probes]
+        jobs = [Job("probe", (tuple(row),)) for row in rows.tolist()]
+        found = self.run_jobs(jobs, "probing layers")
+        return sensitivity_table(self.bank, probes, [result["divergence"] for result in found])
+
+    def run_jobs(self, jobs: Sequence[Job], what: str) -> list[dict[str, Any]]:
+        """Results of jobs in their order, each stored as soon as it is made and taken from the store if it is there."""
+        assert self._workers is not None
+        keys = [self._key(job) for job in jobs]
+        results: dict[str, dict[str, Any]] = {}
+        for key, job in zip(keys, jobs, strict=True):
+            stored = self._store.get(key)
+            if stored is not None and (job.makes is None or job.makes.exists()):
+                results[key] = stored
+        missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in results}
+        done = len(jobs) - len(missing)
+        self._progress(what, done, len(jobs))
+        names = list(missing)
+        for number, result in self._workers.run(list(missing.values())) if missing else ():
+            value = result if isinstance(result, dict) else _as_dict(result)
+            self._store.put(names[number], value, f"{missing[names[number]].method} {missing[names[number]].arguments}")
+            results[names[number]] = value
+            done += 1
+            self._progress(what, done, len(jobs))
+        return [results[key] for key in keys]
+
+    def _key(self, job: Job) -> str:
+        """Content key of a job: the task's weights and data, the bank, the settings and the job itself."""
+        decisive = job.arguments if job.stored_as is None else job.stored_as
+        facts = [self.task.fingerprint, self.bank.key, asdict(self._settings), job.method, decisive]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def close(self) -> None:
+        """End the workers and close the store; everything measured is on disk already."""
+        if self._workers is not None:
+            self._workers.close()
+        self._store.close()
+        self._lock.release()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _as_dict(result: Any) -> dict[str, Any]:
+    return {"divergence": result} if isinstance(result, float) else asdict(result)
+
+
+def _genes(options: Options, accelerator: CostModel) -> tuple[Gene, ...]:
+    """The genes of a run: defaults, the accelerator's dataflows, and the choices that the options replace."""
+    genes = {gene.name: gene for gene in default_genes(options.dataflows or accelerator.dataflows)}
+    for name, choices in options.genes.items():
+        if name not in genes:
+            raise EmomcError(f"unknown gene {name!r}. Genes: {', '.join(genes)}.")
+        genes[name] = Gene(name, tuple(choices), genes[name].ordinal)
+    return tuple(genes.values())

@@ -1,0 +1,133 @@
+"""The store: every measurement of a run, committed to SQLite the moment it is made."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from emomc.errors import EmomcError
+
+_SCHEMA = "CREATE TABLE IF NOT EXISTS measurements (key TEXT PRIMARY KEY, result TEXT NOT NULL, note TEXT NOT NULL)"
+
+
+class Store:
+    """Results by content key, in one SQLite file.
+
+    A key names everything that a result depends on, so that a result made with other weights, data or settings is
+    never found.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create.
+
+        Raises:
+            EmomcError: the file is damaged, or cannot be written.
+        """
+        self._path = path
+        with self._clear_errors():
+            self._connection = sqlite3.connect(path, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            if self._connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("quick_check failed")
+            self._connection.execute(_SCHEMA)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The result stored under a key."""
+        with self._clear_errors():
+            row = self._connection.execute("SELECT result FROM measurements WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put(self, key: str, result: Mapping[str, Any], note: str) -> None:
+        """Store a result; it is on disk when this returns.
+
+        Args:
+            key: content key.
+            result: JSON values.
+            note: what was measured, for people.
+        """
+        with self._clear_errors():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", (key, json.dumps(dict(result)), note)
+            )
+
+    def __len__(self) -> int:
+        with self._clear_errors():
+            return int(self._connection.execute("SELECT COUNT(*) FROM measurements").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise EmomcError(
+                f"{self._path}: cannot write or read the store: {error}. What was measured before is kept; free disk "
+                "space or fix the permissions, then repeat the command to continue."
+            ) from None
+        except sqlite3.DatabaseError as error:
+            raise EmomcError(
+                f"{self._path}: the store is damaged ({error}). It was not changed. Run `emomc salvage "
+                f"{self._path.parent}` to move all readable measurements into a new store, then repeat the command."
+            ) from None
+
+
+def salvage(path: Path) -> tuple[int, Path]:
+    """Move what can be read of a damaged store into a new one; the damaged file is kept beside it.
+
+    Returns:
+        Number of measurements saved, and where the damaged file is now.
+
+    Raises:
+        EmomcError: there is no store.
+    """
+    if not path.exists():
+        raise EmomcError(f"{path}: there is no store to salvage.")
+    damaged = _free_name(path)
+    rows = _readable_rows(path)
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(damaged.with_name(damaged.name + suffix))
+    store = Store(path)
+    for key, result, note in rows:
+        store.put(key, json.loads(result), note)
+    store.close()
+    return len(rows), damaged
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    return candidate
+
+
+def _readable_rows(path: Path) -> list[tuple[str, str, str]]:
+    """Rows that SQLite can still read, one by one from both ends of the table."""
+    rows: dict[str, tuple[str, str, str]] = {}
+    for order in ("ASC", "DESC"):
+        try:
+            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            query = f"SELECT key, result, note FROM measurements NOT INDEXED ORDER BY rowid {order}"
+            for row in connection.execute(query):
+                if _is_intact(row):
+                    rows[row[0]] = row
+        except sqlite3.DatabaseError:
+            continue  # the other end of the table may still be readable
+        finally:
+            connection.close()
+    return list(rows.values())
+
+
+def _is_intact(row: tuple[Any, ...]) -> bool:
+    try:
+        return isinstance(row[0], str) and isinstance(row[2], str) and isinstance(json.loads(row[1]), dict)
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,78 @@
+"""Fronts: who is dominated, how much a front covers, and how points spread over it."""
+
+from __future__ import annotations
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+Doubles = NDArray[np.float64]
+
+# Loss below which two networks count as alike when points are spread over a front: a fifth of a percentage point.
+_ALIKE = 0.002
+
+
+def front_of(values: Doubles, violations: Doubles | None = None) -> NDArray[np.int64]:
+    """Rows that are feasible and not dominated, each value once, in ascending order of the first objective.
+
+    Args:
+        values: shape ``(n, objectives)``, minimized.
+        violations: shape ``(n, constraints)``; feasible where none is positive.
+    """
+    rows = np.flatnonzero(np.isfinite(values).all(axis=1))
+    if violations is not None and violations.shape[1]:
+        rows = rows[(violations[rows] <= 0).all(axis=1)]
+    if not len(rows):
+        return rows
+    kept = rows[moocore.is_nondominated(values[rows], keep_weakly=False)]
+    return kept[np.lexsort(values[kept].T[::-1])]
+
+
+def hypervolume(values: Doubles, reference: Doubles) -> float:
+    """Part of the box between the origin and a reference point that a set of points dominates, 0 to 1.
+
+    Args:
+        values: shape ``(n, objectives)``, minimized, not negative.
+        reference: shape ``(objectives,)``.
+    """
+    inside = values[(values < reference).all(axis=1)] / reference
+    return float(moocore.hypervolume(inside, ref=np.ones(len(reference)))) if len(inside) else 0.0
+
+
+def spread_coordinates(values: Doubles, is_error: NDArray[np.bool_], best_error: float) -> Doubles:
+    """Coordinates in which equal steps are equally interesting: costs by ratio, errors by loss above the best.
+
+    Args:
+        values: shape ``(n, objectives)``.
+        is_error: shape ``(objectives,)``.
+        best_error: error to which losses are relative.
+    """
+    loss = np.maximum(values - best_error, 0.0) + _ALIKE
+    coordinates = np.log(np.where(is_error, loss, np.maximum(np.abs(values), 1e-300)))
+    return np.asarray(coordinates)
+
+
+def pick_spread(candidates: Doubles, taken: Doubles, count: int) -> NDArray[np.int64]:
+    """Greedy farthest-first choice: rows of ``candidates`` that are far from ``taken`` and from each other.
+
+    Args:
+        candidates: coordinates, shape ``(n, d)``.
+        taken: coordinates, shape ``(m, d)``; may be empty.
+        count: rows wanted; fewer are returned if there are not enough.
+    """
+    if not len(candidates):
+        return np.zeros(0, dtype=np.int64)
+    everything = np.concatenate([candidates, taken])
+    width = np.maximum(np.ptp(everything, axis=0), 1e-12)
+    points, others = candidates / width, taken / width
+    if len(others):
+        distance = np.min(np.linalg.norm(points[:, None] - others[None], axis=2), axis=1)
+    else:
+        distance = np.linalg.norm(points - points.min(axis=0), axis=1) + 1.0
+    picks: list[int] = []
+    while len(picks) < min(count, len(points)):
+        pick = int(distance.argmax())
+        picks.append(pick)
+        distance = np.minimum(distance, np.linalg.norm(points - points[pick], axis=1))
+        distance[picks] = -1.0
+    return np.array(picks, dtype=np.int64)

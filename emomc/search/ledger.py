@@ -1,0 +1,105 @@
+"""What a strategy works with: the task it is given, and the ledger that pays for measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emomc.problems.compression import CompressionProblem
+
+Doubles = NDArray[np.float64]
+Genomes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class SearchTask:
+    """All that a strategy may know.
+
+    Attributes:
+        problem: objectives, constraints and exact costs; its ``errors`` must not be called, measure instead.
+        sensitivities: divergence that each layer's variant causes alone, nats, shape ``(L, P, Q, S)``.
+        dense_error: error of the uncompressed network on the selection split.
+    """
+
+    problem: CompressionProblem
+    sensitivities: Doubles
+    dense_error: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """Networks that a strategy wants measured together.
+
+    Attributes:
+        genomes: canonical, all of different networks, shape ``(n, n_var)``.
+        predicted: errors predicted before measuring, ``(n,)``; NaN where nothing was predicted.
+        stage: what the strategy calls the part of its schedule.
+    """
+
+    genomes: Genomes
+    predicted: Doubles
+    stage: str
+
+
+class Ledger:
+    """Pays for measurements: each network costs one evaluation of the budget, a network already measured costs none.
+
+    Attributes:
+        genomes: measured genomes in order, shape ``(n, n_var)``; a genome that differs from an earlier one only in
+            what does not change the network (the dataflow) is listed too.
+        errors: their measured errors, ``(n,)``; NaN where measuring failed.
+    """
+
+    def __init__(self, task: SearchTask, budget: int, measure: Callable[[Request], Doubles]) -> None:
+        """Args:
+        task: defines equal networks.
+        budget: networks that may be measured.
+        measure: measures a request; returns errors ``(n,)``. May raise to end the search early.
+        """
+        self._space = task.problem.space
+        self._measure = measure
+        self._known: dict[bytes, float] = {}
+        self._listed: set[bytes] = set()
+        self.remaining = budget
+        self.genomes: Genomes = np.zeros((0, self._space.n_var), dtype=np.int64)
+        self.errors: Doubles = np.zeros(0)
+
+    def is_listed(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Which genomes are in the ledger already, ``(n,)``."""
+        return np.array([row.tobytes() in self._listed for row in np.ascontiguousarray(genomes)], dtype=bool)
+
+    def measure(self, genomes: Genomes, stage: str, predicted: Doubles | None = None) -> Doubles:
+        """Errors of genomes, ``(n,)``; NaN for those that the budget no longer pays for.
+
+        Args:
+            genomes: shape ``(n, n_var)``, in any form.
+            stage: name of the part of the schedule.
+            predicted: predicted errors, ``(n,)``.
+        """
+        genomes = self._space.canonical(genomes)
+        keys = [row.tobytes() for row in self._space.network_part(genomes)]
+        predicted = np.full(len(genomes), np.nan) if predicted is None else predicted
+        fresh: dict[bytes, int] = {}
+        for position, key in enumerate(keys):
+            if key not in self._known and key not in fresh and len(fresh) < self.remaining:
+                fresh[key] = position
+        if fresh:
+            positions = list(fresh.values())
+            measured = self._measure(Request(genomes[positions], predicted[positions], stage))
+            self._known.update(zip(fresh, measured.tolist(), strict=True))
+            self.remaining -= len(fresh)
+        errors = np.array([self._known.get(key, np.nan) for key in keys])
+        self._list(genomes, errors, np.array([key in self._known for key in keys], dtype=bool))
+        return errors
+
+    def _list(self, genomes: Genomes, errors: Doubles, known: NDArray[np.bool_]) -> None:
+        rows = [
+            position
+            for position in np.flatnonzero(known & ~self.is_listed(genomes)).tolist()
+            if genomes[position].tobytes() not in self._listed and not self._listed.add(genomes[position].tobytes())  # type: ignore[func-returns-value]
+        ]
+        self.genomes = np.concatenate([self.genomes, genomes[rows]])
+        self.errors = np.concatenate([self.errors, errors[rows]])
