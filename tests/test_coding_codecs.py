@@ -103,7 +103,9 @@ def test_dense_uses_a_codebook_when_values_are_few() -> None:
 
 
 @pytest.mark.parametrize("n", [10_000, 36_864, 200_000])
-@pytest.mark.parametrize(("bits", "sparsity"), [(2, 0.5), (2, 0.9), (3, 0), (4, 0), (4, 0.7), (4, 0.9), (8, 0), (8, 0.9)])
+@pytest.mark.parametrize(
+    ("bits", "sparsity"), [(2, 0.5), (2, 0.9), (3, 0), (4, 0), (4, 0.7), (4, 0.9), (8, 0), (8, 0.9)]
+)
 def test_entropy_codec_is_within_one_percent_of_the_order0_entropy(n: int, bits: int, sparsity: float) -> None:
     """1 % over entropy plus side information: 10 bytes, and half a log2(n) for each free parameter of a histogram.
 

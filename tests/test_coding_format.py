@@ -94,11 +94,11 @@ class Stream:
 
     def symbol(self, frequencies: list[int]) -> int:
         q, start = self.state % TOTAL, 0
-        for index, f in enumerate(frequencies):
-            if q < start + f:
-                break
-            start += f
-        self.state = f * (self.state // TOTAL) + q - start
+        index = 0
+        while q >= start + frequencies[index]:
+            start += frequencies[index]
+            index += 1
+        self.state = frequencies[index] * (self.state // TOTAL) + q - start
         if self.state < 2**32 and self.words:
             self.state = self.state << 32 | self.words.pop()
         return index
@@ -124,9 +124,7 @@ def entropy(data: Bytes, n: int) -> list[int]:
         slope, curve = (data.byte(), data.byte()) if last > first else (0, 0)
         stream = Stream(data.data)
         span = max(last - first, 1)
-        side = [
-            halvings((slope**2 * d * span + curve**2 * d * d) // (4 * span**2)) for d in range(last - first + 1)
-        ]
+        side = [halvings((slope**2 * d * span + curve**2 * d * d) // (4 * span**2)) for d in range(last - first + 1)]
         centre = min(max(TOTAL * zeros // n, 1), TOTAL - 2 * len(side))
         shares = apportion(side[::-1] + side, TOTAL - centre)
         frequencies = [*shares[: len(side)], centre, *shares[len(side) :]]

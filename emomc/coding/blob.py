@@ -93,10 +93,10 @@ def _check(tensor: CodedTensor) -> None:
     integers, scale = tensor.integers, tensor.scale
     if not 2 <= tensor.bit_width <= 16:
         raise EmomcError(f"bit_width {tensor.bit_width}: expected 2 to 16.")
-    if integers.ndim == 0 or integers.size > MAX_WEIGHTS or integers.dtype.kind != "i":
+    if integers.ndim == 0 or not 1 <= integers.size <= MAX_WEIGHTS or integers.dtype.kind != "i":
         raise EmomcError(
-            f"integers of shape {integers.shape}, {integers.dtype}: expected signed integers, at least one axis and "
-            f"at most {MAX_WEIGHTS} weights."
+            f"integers of shape {integers.shape}, {integers.dtype}: expected signed integers, at least one axis, and "
+            f"1 to {MAX_WEIGHTS} weights."
         )
     limit = min(2 ** (tensor.bit_width - 1) - 1, MAX_VALUE)
     if _magnitude(integers) > limit:

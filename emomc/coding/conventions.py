@@ -85,7 +85,7 @@ CONVENTIONS: MappingProxyType[str, SizeConvention] = MappingProxyType(
         for convention in (
             SizeConvention("emomc-normal", _normal, 0.0, _EMOMC),
             # Three index bits cannot tell where the kept weights are: 3 p < H(p) below this keep fraction.
-            SizeConvention("emomc-csr", _csr, 0.287, _EMOMC),
+            SizeConvention("emomc-csr", _csr, 0.28925, _EMOMC),
             SizeConvention("emomc-coo", _coo, 0.0, _EMOMC),
         )
     }
