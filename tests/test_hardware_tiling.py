@@ -6,14 +6,14 @@ import math
 from dataclasses import replace
 from itertools import product
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emomc.hardware.tiling import (
     ORDERS,
-    Storage,
+    Buffer,
+    Schedule,
     Tile,
     Tilings,
     all_tilings,
@@ -42,10 +42,14 @@ def test_transfers_equal_moved_tiles(call: LoopBounds, order: str, data: st.Data
         assert getattr(held, operand)[0] == referee[f"most_{operand}"]
 
 
+def total(schedule: Schedule) -> int:
+    return schedule.inputs + schedule.weights + 2 * schedule.spills + schedule.outputs
+
+
 @settings(max_examples=30, deadline=None)
 @given(calls(4), st.integers(6, 400), st.booleans())
 def test_search_finds_the_least_of_all_even_cuts(call: LoopBounds, words: int, double: bool) -> None:
-    storage = Storage(words * 8, 8, 8, 8, double)
+    buffer = Buffer(words * 8, 8, 8, double)
     tilings = all_tilings(call)
     least = math.inf
     for row in range(len(tilings.K)):
@@ -55,8 +59,7 @@ def test_search_finds_the_least_of_all_even_cuts(call: LoopBounds, words: int, d
             if fits * (2 if double else 1) <= words:
                 moved = sum(referee[name] for name in ("inputs", "weights", "outputs", "spill_writes", "spill_reads"))
                 least = min(least, moved)
-    found = [s.inputs + s.weights + 2 * s.spills + s.outputs for s in best_schedules(call, storage)]
-    assert min(found, default=math.inf) == least
+    assert min(map(total, best_schedules(call, buffer, (8,))), default=math.inf) == least
 
 
 def scheme(call: LoopBounds, tile: Tile, order: str) -> tuple[int, int, int]:
@@ -89,8 +92,7 @@ def test_named_schemes_have_their_closed_forms(cuts: tuple[int, int, int]) -> No
 
 
 def least_words(call: LoopBounds, words: int) -> int:
-    schedules = best_schedules(call, Storage(words * 8, 8, 8, 8, False))
-    return min(s.inputs + s.weights + 2 * s.spills + s.outputs for s in schedules)
+    return min(map(total, best_schedules(call, Buffer(words * 8, 8, 8, False), (8,))))
 
 
 def test_vgg_conv3_2_meets_published_search_results() -> None:
@@ -119,17 +121,30 @@ def test_traffic_respects_lower_bounds_and_shrinks_with_the_buffer(words: int) -
 def test_batch_repeats_maps_but_not_weights() -> None:
     one = LoopBounds(1, 1, 16, 16, 8, 8, 3, 3, 8, 8, padding=(1, 1))
     four = replace(one, B=4)
-    a, b = (best_schedules(call, Storage(10**7, 8, 8, 8, False)) for call in (one, four))
+    a, b = (best_schedules(call, Buffer(10**7, 8, 8, False), (8,)) for call in (one, four))
     assert (len(a), len(b)) == (1, 1)
     assert (b[0].inputs, b[0].weights, b[0].outputs) == (4 * a[0].inputs, a[0].weights, 4 * a[0].outputs)
 
 
 def test_nothing_fits_a_buffer_of_two_words() -> None:
-    assert best_schedules(LoopBounds(1, 1, 2, 2, 2, 2, 1, 1, 2, 2), Storage(16, 8, 8, 8, False)) == ()
+    assert best_schedules(LoopBounds(1, 1, 2, 2, 2, 2, 1, 1, 2, 2), Buffer(16, 8, 8, False), (8,)) == ()
 
 
-def test_wider_words_need_smaller_tiles() -> None:
-    call = vgg16_cifar()[1].calls[0]
+@settings(max_examples=30, deadline=None)
+@given(calls(6), st.integers(40, 2000), st.floats(0.0, 40.0))
+def test_the_pool_holds_the_best_for_every_coded_width(call: LoopBounds, words: int, coded: float) -> None:
+    """Whatever a coded weight takes off chip, and however wide it is on chip, no feasible schedule beats the pool."""
+    buffer = Buffer(words * 8, 8, 20, True)
+    widths = (2, 5, 8)
+    pool = best_schedules(call, buffer, widths)
     tilings = all_tilings(call)
-    narrow, wide = (Storage(0, bits, 8, 32, True).needed(call, tilings) for bits in (2, 8))
-    assert np.all(narrow < wide)
+    held = footprints(call, tilings)
+    for width in widths:
+        bits = held.inputs * 8 + held.outputs * 20 + held.weights * width
+        every = [
+            (moved.inputs * 8 + moved.spills * 40 + moved.weights * coded)[bits * 2 <= buffer.bits]
+            for moved in (transfers(call, tilings, order) for order in ORDERS)
+        ]
+        best = min((costs.min() for costs in every if len(costs)), default=math.inf)
+        ours = [s.inputs * 8 + s.spills * 40 + s.weights * coded for s in pool if s.fits(buffer, width)]
+        assert min(ours, default=math.inf) == pytest.approx(best)

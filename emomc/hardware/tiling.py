@@ -20,7 +20,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from emomc.hardware.accesses import pareto_rows, splits
+from emomc.hardware.accesses import splits
 from emomc.network.layers import LoopBounds
 
 Words = NDArray[np.int64]
@@ -144,25 +144,26 @@ def transfers(call: LoopBounds, tilings: Tilings, order: str) -> Transfers:
 
 
 @dataclass(frozen=True)
-class Storage:
-    """What bounds a tile: buffer bits, bits of a word of each operand, and whether two tiles of each must fit."""
+class Buffer:
+    """The shared buffer: bits, bits of a word of each feature map, and whether two tiles of each operand must fit."""
 
     bits: int
-    weight_bits: int
     activation_bits: int
     psum_bits: int
     double_buffered: bool
 
-    def needed(self, call: LoopBounds, tilings: Tilings) -> Words:
-        """Bits that each tiling takes, (m,)."""
-        words = footprints(call, tilings)
-        once = words.inputs * self.activation_bits + words.weights * self.weight_bits + words.outputs * self.psum_bits
-        return once * 2 if self.double_buffered else once
+    @property
+    def tile_bits(self) -> int:
+        """Bits that one set of tiles may take."""
+        return self.bits // 2 if self.double_buffered else self.bits
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A tiling, the order of the loops over its tiles, what they move off chip in words, and tiles of one image."""
+    """A tiling, the order of the loops over its tiles, and what they move off chip, in words.
+
+    ``map_bits`` and ``weight_words`` are what the tiles of the maps and of the weights take in the buffer.
+    """
 
     tile: Tile
     order: str
@@ -170,39 +171,61 @@ class Schedule:
     weights: int
     spills: int
     outputs: int
-    tiles: int
+    map_bits: int
+    weight_words: int
+
+    def fits(self, buffer: Buffer, weight_bits: int) -> bool:
+        """Whether the tiles fit when a weight takes so many bits."""
+        return self.map_bits + self.weight_words * weight_bits <= buffer.tile_bits
 
 
 @lru_cache(maxsize=4096)
-def best_schedules(call: LoopBounds, storage: Storage) -> tuple[Schedule, ...]:
-    """Schedules that fit and that no other beats in inputs, weights and spills at once; of equals, the fewest tiles.
+def best_schedules(call: LoopBounds, buffer: Buffer, weight_widths: tuple[int, ...]) -> tuple[Schedule, ...]:
+    """The schedules of least off-chip bits for each of the weight widths, whatever a coded weight takes off chip.
 
-    Every even cut of the four loops and every order is tried. Empty where not even single words fit.
+    Every even cut of the four loops and every order is tried. Traffic is a line in the bits of a coded weight, so that
+    the lower hull of (map bits, weight words) holds the best for all of them; of equals, that with the fewest tiles.
+    Empty where not even single words fit.
     """
     tilings = all_tilings(call)
-    rows = np.flatnonzero(storage.needed(call, tilings) <= storage.bits)
-    if not len(rows):
-        return ()
-    fitting = Tilings(tilings.K[rows], tilings.C[rows], tilings.OY[rows], tilings.OX[rows])
-    count = -(-call.K // fitting.K) * -(-call.C // fitting.C) * -(-call.OY // fitting.OY) * -(-call.OX // fitting.OX)
-    points, origin = [], []
-    for order in ORDERS:
-        moved = transfers(call, fitting, order)
-        here = np.stack([moved.inputs, moved.weights, moved.spills, count], axis=1)
-        best = _least(here)
-        points.append(here[best])
-        origin += [(order, row) for row in best.tolist()]
-    merged = np.concatenate(points)
+    held = footprints(call, tilings)
+    moved = {order: transfers(call, tilings, order) for order in ORDERS}
+    maps = np.stack(
+        [m.inputs * buffer.activation_bits + 2 * m.spills * buffer.psum_bits for m in moved.values()]
+    ).ravel()
+    weights = np.stack([m.weights for m in moved.values()]).ravel()
+    tiles = np.tile(-(tilings.K * tilings.C * tilings.OY * tilings.OX), len(ORDERS))
+    ranked = np.lexsort((tiles, maps, weights))
+    map_bits = held.inputs * buffer.activation_bits + held.outputs * buffer.psum_bits
+    chosen: dict[int, None] = {}
+    for width in weight_widths:
+        fits = map_bits + held.weights * width <= buffer.tile_bits
+        rows = ranked[fits[ranked % len(map_bits)]]
+        chosen |= dict.fromkeys(rows[_lower_hull(weights[rows], maps[rows])].tolist())
     schedules = []
-    for row in _least(merged).tolist():
-        order, tiling = origin[row]
-        inputs, weights, spills, tiles = merged[row].tolist()
-        schedules.append(Schedule(fitting[tiling], order, inputs, weights, spills, call.outputs, tiles))
+    for row in chosen:
+        order, tiling = ORDERS[row // len(map_bits)], row % len(map_bits)
+        m = moved[order]
+        words = (int(m.inputs[tiling]), int(m.weights[tiling]), int(m.spills[tiling]), call.outputs)
+        schedules.append(Schedule(tilings[tiling], order, *words, int(map_bits[tiling]), int(held.weights[tiling])))
     return tuple(schedules)
 
 
-def _least(points: Words) -> Words:
-    """Rows whose first three columns are beaten by none; among equal ones that of least fourth column."""
-    ranked = np.lexsort(points.T[::-1])
-    first: Words = ranked[pareto_rows(points[ranked][:, :3])]
-    return first
+def _lower_hull(x: Words, y: Words) -> Words:
+    """Positions of the falling part of the lower convex hull of points sorted by x, then y."""
+    least = np.minimum.accumulate(y)
+    falling = np.flatnonzero(np.concatenate([[True], y[1:] < least[:-1]])) if len(y) else np.array([], np.int64)
+    hull: list[int] = []
+    for point in falling.tolist():
+        if hull and x[hull[-1]] == x[point]:
+            hull.pop()
+        while len(hull) > 1 and _above(x, y, hull[-2], hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return np.array(hull, np.int64)
+
+
+def _above(x: Words, y: Words, left: int, middle: int, right: int) -> bool:
+    """Whether the middle point lies on or above the line between its neighbours; exact, in whole numbers."""
+    across, up = int(x[right] - x[left]), int(y[right] - y[left])
+    return int(y[middle] - y[left]) * across >= up * int(x[middle] - x[left])
