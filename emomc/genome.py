@@ -207,7 +207,7 @@ class SearchSpace:
 
     def _with_column(self, position: int, indices: Sequence[tuple[int, ...]]) -> SearchSpace:
         rows = tuple(
-            row[:position] + (allowed,) + row[position + 1 :]
+            (*row[:position], allowed, *row[position + 1 :])
             for row, allowed in zip(self.allowed, indices, strict=True)
         )
         return replace(self, allowed=rows)

@@ -42,7 +42,8 @@ def lagrangian_seeds(space: SearchSpace, loss: Doubles, costs: Sequence[Doubles]
     flat_loss = np.broadcast_to(loss, shape).reshape(space.n_layers, -1)
     flat_costs = [np.broadcast_to(cost, shape).reshape(space.n_layers, -1) for cost in costs]
     scale = float(np.max(np.where(allowed, flat_loss, 0.0))) or 1.0
-    sweeps = [np.concatenate([[0.0], scale / float(cost.max() or 1.0) * np.logspace(-7, 1.5, steps)]) for cost in flat_costs]
+    relative = np.concatenate([[0.0], np.logspace(-7, 1.5, steps)])
+    sweeps = [relative * scale / float(cost.max() or 1.0) for cost in flat_costs]
     genomes = []
     for rates in itertools.product(*sweeps):
         total = np.where(allowed, flat_loss, np.inf)
@@ -58,6 +59,6 @@ def lagrangian_seeds(space: SearchSpace, loss: Doubles, costs: Sequence[Doubles]
 def _allowed_mask(space: SearchSpace) -> NDArray[np.bool_]:
     """Whether each flat choice of each layer is allowed, shape ``(L, prod(space.shape))``."""
     mask = np.zeros((space.n_layers, *space.shape), dtype=bool)
-    for layer, row in enumerate(space.allowed):
-        mask[(layer, *np.ix_(*row))] = True
+    for allowed, row in zip(mask, space.allowed, strict=True):
+        allowed[np.ix_(*row)] = True
     return mask.reshape(space.n_layers, -1)

@@ -38,7 +38,7 @@ class LayerwiseCrossover(Crossover):
 
 
 class OrdinalMutation(Mutation):
-    """Changes each gene with probability ``rate / n_var``: ordinal genes move by one or two steps, others are redrawn."""
+    """Changes ``rate`` genes on average: ordinal genes move by one or two steps, others are redrawn."""
 
     def __init__(self, space: SearchSpace, inherited: Sequence[str] = (), rate: int = 3) -> None:
         super().__init__(prob=1.0)

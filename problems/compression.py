@@ -33,11 +33,13 @@ class CompressionProblem(Problem):
         objectives: Sequence[str | Objective] = DEFAULT_OBJECTIVES,
         constraints: Sequence[Constraint] = (),
     ) -> None:
-        """Args:
-        costs: exact cost tables; their space is the search space.
-        errors: from canonical genomes ``(n, n_var)`` to errors ``(n,)``: measured, or predicted.
-        objectives: names or objects.
-        constraints: upper bounds.
+        """Put objectives and constraints on a space.
+
+        Args:
+            costs: exact cost tables; their space is the search space.
+            errors: from canonical genomes ``(n, n_var)`` to errors ``(n,)``: measured, or predicted.
+            objectives: names or objects.
+            constraints: upper bounds.
         """
         self.costs = costs
         self.space = costs.space

@@ -96,7 +96,23 @@ def _follow_change(
     strength: float,
 ) -> None:
     ratio = (now[1] + _TINY) / (dense[1] + _TINY)
-    norm.running_mean.add_((now[0] - dense[0]) * strength)  # type: ignore[operator, union-attr]
-    norm.running_var.mul_(  # type: ignore[operator, union-attr]
+    norm.running_mean.add_((now[0] - dense[0]) * strength)  # type: ignore[operator]
+    norm.running_var.mul_(  # type: ignore[operator]
         ratio.clamp(1 / MAX_VARIANCE_RATIO, MAX_VARIANCE_RATIO) ** strength
     )
+
+
+def running_statistics(module: nn.Module) -> Statistics:
+    """Copies of the running mean and variance of every batch norm."""
+    return {
+        name: (norm.running_mean.clone(), norm.running_var.clone())  # type: ignore[union-attr]
+        for name, norm in batch_norms(module).items()
+    }
+
+
+@torch.no_grad()
+def load_statistics(module: nn.Module, statistics: Statistics) -> None:
+    """Put running means and variances back, in place."""
+    for name, norm in batch_norms(module).items():
+        norm.running_mean.copy_(statistics[name][0])  # type: ignore[union-attr]
+        norm.running_var.copy_(statistics[name][1])  # type: ignore[union-attr]

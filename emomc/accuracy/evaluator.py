@@ -16,7 +16,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from emomc import coding
-from emomc.accuracy.correction import collect_statistics, correct_statistics
+from emomc.accuracy.correction import (
+    collect_statistics,
+    correct_statistics,
+    load_statistics,
+    running_statistics,
+)
 from emomc.accuracy.splits import Split, Splits
 from emomc.compression.bank import Bank
 from emomc.compression.glue import batch_norms, make_storable
@@ -196,22 +201,17 @@ class Evaluator:
                 if variant != DENSE:
                     state[layer.weight].copy_(self._decoded(index, int(variant)))
         strengths = self.settings.strengths if batch_norms(self._module) else (0.0,)
-        results = [self._try(strength) for strength in strengths]
-        best = min(range(len(strengths)), key=lambda i: results[i])
-        if best != len(strengths) - 1:
-            self._try(strengths[best])
+        dense = running_statistics(self._module)
+        tried = []
+        for strength in strengths:
+            load_statistics(self._module, dense)
+            output = correct_statistics(self._module, self._calibration, self._dense_statistics, strength)
+            tried.append((divergence(self._dense_output, output), strength, running_statistics(self._module)))
+        change, strength, statistics = min(tried, key=lambda entry: entry[0])
+        load_statistics(self._module, statistics)
         if storable:
             make_storable(self._module, self._network)
-        return strengths[best], results[best]
-
-    def _try(self, strength: float) -> float:
-        """Correct with one strength, in place; the divergence it leaves."""
-        with torch.no_grad():
-            for name, norm in batch_norms(self._module).items():
-                norm.running_mean.copy_(self._dense_state[f"{name}.running_mean"])  # type: ignore[union-attr]
-                norm.running_var.copy_(self._dense_state[f"{name}.running_var"])  # type: ignore[union-attr]
-        output = correct_statistics(self._module, self._calibration, self._dense_statistics, strength)
-        return divergence(self._dense_output, output)
+        return strength, change
 
     def _decoded(self, layer: int, variant: int) -> torch.Tensor:
         """Weight of a stored variant; the most recently used ones stay in memory."""

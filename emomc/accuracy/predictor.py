@@ -40,10 +40,12 @@ class AdditivePredictor:
     """
 
     def __init__(self, space: SearchSpace, sensitivities: Doubles, dense_error: float) -> None:
-        """Args:
-        space: the space of the genomes.
-        sensitivities: shape ``(L, P, Q, S)``, nats.
-        dense_error: error of the uncompressed network, ``e0``.
+        """Start unfitted.
+
+        Args:
+            space: the space of the genomes.
+            sensitivities: shape ``(L, P, Q, S)``, nats.
+            dense_error: error of the uncompressed network, ``e0``.
         """
         self._space = space
         self._table = sensitivities

@@ -66,7 +66,7 @@ def _interpolate(distortion: Doubles, known: Doubles, divergence: Doubles) -> Do
     y = np.log(np.maximum(np.maximum.accumulate(divergence[order]), _FLOOR))
     at = np.log(np.maximum(distortion, _FLOOR))
     inside = np.interp(at, x, y)
-    return np.exp(inside + np.minimum(at - x[0], 0) + np.maximum(at - x[-1], 0))
+    return np.asarray(np.exp(inside + np.minimum(at - x[0], 0) + np.maximum(at - x[-1], 0)))
 
 
 def sensitivity_table(bank: Bank, probes: Sequence[Probe], divergences: Sequence[float]) -> Doubles:

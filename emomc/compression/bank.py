@@ -123,7 +123,10 @@ def _representatives(space: SearchSpace) -> NDArray[np.int64]:
         genome[:, axes] = triple
         canonical = space.split(space.canonical(genome.reshape(1, -1)))[0][:, axes]
         allowed = np.array([all(i in row[a] for i, a in zip(triple, axes, strict=True)) for row in space.allowed])
-        table[(slice(None), *triple)] = np.where(allowed, np.ravel_multi_index(tuple(canonical.T), shape), -1)
+        flat = np.ravel_multi_index(triple, shape)
+        table.reshape(space.n_layers, -1)[:, flat] = np.where(
+            allowed, np.ravel_multi_index(tuple(canonical.T), shape), -1
+        )
     return table
 
 

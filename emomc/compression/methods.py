@@ -15,7 +15,7 @@ from emomc.errors import EmomcError
 
 Floats = NDArray[np.float32]
 Method = Callable[[Floats, float, Sequence[tuple[int, int]]], list[CodedTensor]]
-"""``method(weight, prune_ratio, [(bit_width, shared_values), ...])``: one compressed tensor per pair; 0 shares nothing."""
+"""``method(weight, prune_ratio, [(bit_width, shared_values), ...])``: one tensor per pair; 0 shares nothing."""
 
 
 def compress_magnitude(weight: Floats, prune_ratio: float, choices: Sequence[tuple[int, int]]) -> list[CodedTensor]:

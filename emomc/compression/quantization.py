@@ -26,15 +26,15 @@ def storable_scale(scale: NDArray[np.floating]) -> NDArray[np.float16]:
     return np.maximum(scale.astype(np.float16), _SMALLEST_SCALE)
 
 
-def integer_type(bit_width: int) -> type[np.int8] | type[np.int16]:
-    """Smallest integer type that holds the grid."""
-    return np.int8 if bit_width <= 8 else np.int16
+def to_integers(levels: NDArray[np.floating], bit_width: int) -> NDArray[np.signedinteger]:
+    """Whole levels in the smallest integer type that holds the grid."""
+    return levels.astype(np.int8) if bit_width <= 8 else levels.astype(np.int16)
 
 
 def to_grid(rows: Floats, scale: NDArray[np.float16], bit_width: int) -> Floats:
     """Nearest integer levels, as floats, of rows ``(channels, m)`` for scales ``(channels,)`` or ``(1,)``."""
     level = largest_level(bit_width)
-    return np.clip(np.rint(rows / scale.astype(np.float32)[:, None]), -level, level)
+    return np.asarray(np.clip(np.rint(rows / scale.astype(np.float32)[:, None]), -level, level))
 
 
 def quantize_uniform(weight: Floats, bit_width: int) -> CodedTensor:
@@ -57,8 +57,8 @@ def quantize_uniform(weight: Floats, bit_width: int) -> CodedTensor:
             error = np.einsum("ij,ij->i", residual, residual)
             best_scale = np.where(error < best_error, scale, best_scale)
             best_error = np.minimum(error, best_error)
-    integers = to_grid(rows, best_scale, bit_width).astype(integer_type(bit_width))
-    return CodedTensor(integers.reshape(weight.shape), best_scale, bit_width)
+    levels = to_grid(rows, best_scale, bit_width).reshape(weight.shape)
+    return CodedTensor(to_integers(levels, bit_width), best_scale, bit_width)
 
 
 def quantize_largest(weight: Floats, bit_width: int) -> CodedTensor:
@@ -67,5 +67,5 @@ def quantize_largest(weight: Floats, bit_width: int) -> CodedTensor:
     The linear quantization of Wang et al. 2021 (released code): step = max|w| / (2**(b-1) - 1).
     """
     scale = storable_scale(np.array([np.abs(weight).max() / largest_level(bit_width)]))
-    integers = to_grid(weight.reshape(1, -1), scale, bit_width).astype(integer_type(bit_width))
-    return CodedTensor(integers.reshape(weight.shape), scale, bit_width)
+    levels = to_grid(weight.reshape(1, -1), scale, bit_width).reshape(weight.shape)
+    return CodedTensor(to_integers(levels, bit_width), scale, bit_width)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.coding.tensor import CodedTensor
-from emomc.compression.quantization import integer_type, largest_level, storable_scale, to_grid
+from emomc.compression.quantization import largest_level, storable_scale, to_grid, to_integers
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -33,7 +33,7 @@ def distinct_points(values: NDArray[np.floating]) -> tuple[Doubles, Doubles]:
     weight = np.bincount(cells, weights=counts, minlength=MAX_POINTS)
     total = np.bincount(cells, weights=counts * points, minlength=MAX_POINTS)
     used = weight > 0
-    return total[used] / weight[used], weight[used]
+    return total[used] / weight[used], weight[used].astype(np.float64)
 
 
 class _SegmentCost:
@@ -50,7 +50,7 @@ class _SegmentCost:
         end = last + 1
         sums = self.wx[end] - self.wx[first]
         spread = self.wxx[end] - self.wxx[first] - sums * sums / (self.w[end] - self.w[first])
-        return np.maximum(spread, 0.0)
+        return np.asarray(np.maximum(spread, 0.0))
 
 
 def _next_row(cost: _SegmentCost, row: Doubles, k: int) -> tuple[Doubles, NDArray[np.int64]]:
@@ -175,8 +175,7 @@ def share_values(weight: Floats, clusters: Clusters, count: int, bit_width: int)
         weights=clusters.population,
         minlength=len(centroids),
     )
-    scale, levels = _quantize_codebook(centroids, members, bit_width)
+    scale, levels = _quantize_codebook(centroids, members.astype(np.float64), bit_width)
     entries = levels * np.float32(scale[0])
     nearest = levels[np.searchsorted((entries[1:] + entries[:-1]) / 2, weight)]
-    integers = np.where(weight != 0, nearest, 0).astype(integer_type(bit_width))
-    return CodedTensor(integers, scale, bit_width)
+    return CodedTensor(to_integers(np.where(weight != 0, nearest, 0), bit_width), scale, bit_width)

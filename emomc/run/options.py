@@ -82,7 +82,9 @@ def read_options(folder: Path) -> dict[str, Any]:
     try:
         data = json.loads((folder / _FILE).read_text())
     except FileNotFoundError:
-        raise EmomcError(f"{folder} holds no run: {_FILE} is missing. `emomc search TASK --run {folder}` makes one.") from None
+        raise EmomcError(
+            f"{folder} holds no run: {_FILE} is missing. `emomc search TASK --run {folder}` makes one."
+        ) from None
     except ValueError as error:
         raise EmomcError(f"{folder / _FILE} is damaged: {error}. Restore it, or choose another folder.") from None
     if not isinstance(data, dict) or "task" not in data:

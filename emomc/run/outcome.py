@@ -152,5 +152,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
             f"{folder / SUMMARY} does not exist: the search has not finished. Repeat its command to continue it."
         ) from None
     except ValueError as error:
-        raise EmomcError(f"{folder / SUMMARY} is damaged: {error}. Repeat the search's command to write it anew.") from None
+        raise EmomcError(
+            f"{folder / SUMMARY} is damaged: {error}. Repeat the search's command to write it anew."
+        ) from None
     return summary

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from emomc.accuracy.evaluator import Measurement
 from emomc.accuracy.predictor import rank_correlation
 from emomc.errors import unknown_name
-from emomc.genome import Configuration
 from emomc.problems.objectives import Batch
 from emomc.run.outcome import Evaluation, FrontPoint, column_name, write_front, write_history, write_summary
 from emomc.run.session import Session
@@ -25,7 +24,7 @@ from emomc.search.ledger import Request
 Doubles = NDArray[np.float64]
 
 
-class _OutOfTime(Exception):
+class _OutOfTimeError(Exception):
     """The minutes are spent; what was measured stands."""
 
 
@@ -74,7 +73,7 @@ class _Search:
         ledger = Ledger(task, options.budget, self._measure)
         try:
             STRATEGIES[options.strategy](task, ledger, options.seed)
-        except _OutOfTime:
+        except _OutOfTimeError:
             pass  # the budget in minutes is spent: what was measured is the result
         finally:
             evaluations = self._evaluations()
@@ -83,7 +82,7 @@ class _Search:
 
     def _measure(self, request: Request) -> Doubles:
         if self._deadline is not None and time.monotonic() > self._deadline:
-            raise _OutOfTime
+            raise _OutOfTimeError
         errors = self._session.errors(request.genomes)
         number = self._log[-1][1] + 1 if self._log else 1
         self._genomes += list(request.genomes)
@@ -133,12 +132,19 @@ class _Search:
         jobs = []
         for row, name in zip(session.bank.variants_of(genomes).tolist(), names, strict=True):
             path = session.folder.resolve() / "points" / name
-            jobs.append(Job("finish", (tuple(row), path, session.header, "test"), stored_as=(tuple(row), "test"), makes=path))
+            arguments = (tuple(row), path, session.header, "test")
+            jobs.append(Job("finish", arguments, stored_as=(tuple(row), "test"), makes=path))
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         measured = session.run_jobs(jobs, "measuring the front")
         exact = self._exact(genomes)
         points = tuple(
-            FrontPoint(f"p{i:02d}", f"points/{names[i]}", Measurement(**measured[i]), exact[i], self._decode(genomes[i]))
+            FrontPoint(
+                f"p{i:02d}",
+                f"points/{names[i]}",
+                Measurement(**measured[i]),
+                exact[i],
+                session.space.decode(genomes[i]),
+            )
             for i in range(len(genomes))
         )
         predicted = [(each.predicted_error, each.error) for each in evaluations if np.isfinite(each.predicted_error)]
@@ -157,9 +163,6 @@ class _Search:
             coordinates = spread_coordinates(values[front], is_error, self._session.dense.error)
             front = front[np.sort(pick_spread(coordinates, coordinates[:0], limit))]
         return ledger.genomes[front]
-
-    def _decode(self, genome: NDArray[np.int64]) -> Configuration:
-        return self._session.space.decode(genome)
 
     def _summary(self, outcome: Outcome) -> dict[str, Any]:
         session = self._session

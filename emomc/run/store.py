@@ -111,19 +111,18 @@ def _free_name(path: Path) -> Path:
 
 def _readable_rows(path: Path) -> list[tuple[str, str, str]]:
     """Rows that SQLite can still read, one by one from both ends of the table."""
-    rows: dict[str, tuple[str, str, str]] = {}
-    for order in ("ASC", "DESC"):
-        try:
-            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-            query = f"SELECT key, result, note FROM measurements NOT INDEXED ORDER BY rowid {order}"
-            for row in connection.execute(query):
-                if _is_intact(row):
-                    rows[row[0]] = row
-        except sqlite3.DatabaseError:
-            continue  # the other end of the table may still be readable
-        finally:
-            connection.close()
+    rows = {row[0]: row for order in ("ASC", "DESC") for row in _rows_until_damage(path, order) if _is_intact(row)}
     return list(rows.values())
+
+
+def _rows_until_damage(path: Path, order: str) -> Iterator[tuple[Any, ...]]:
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        yield from connection.execute(f"SELECT key, result, note FROM measurements NOT INDEXED ORDER BY rowid {order}")
+    except sqlite3.DatabaseError:
+        return  # what lies behind the damage may still be readable from the other end
+    finally:
+        connection.close()
 
 
 def _is_intact(row: tuple[Any, ...]) -> bool:

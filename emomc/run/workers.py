@@ -60,7 +60,8 @@ class Workers:
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
         """Results as (position of the job, result), in the order in which they are ready."""
-        parallel = joblib.Parallel(n_jobs=min(self.count, len(jobs)), return_as="generator_unordered", pre_dispatch="all")
+        count = min(self.count, len(jobs))
+        parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered", pre_dispatch="all")
         yield from parallel(joblib.delayed(_work)(self._path, number, job) for number, job in enumerate(jobs))
 
     def close(self) -> None:

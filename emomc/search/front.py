@@ -25,7 +25,7 @@ def front_of(values: Doubles, violations: Doubles | None = None) -> NDArray[np.i
     if not len(rows):
         return rows
     kept = rows[moocore.is_nondominated(values[rows], keep_weakly=False)]
-    return kept[np.lexsort(values[kept].T[::-1])]
+    return np.asarray(kept[np.lexsort(values[kept].T[::-1])])
 
 
 def hypervolume(values: Doubles, reference: Doubles) -> float:

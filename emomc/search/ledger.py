@@ -54,10 +54,12 @@ class Ledger:
     """
 
     def __init__(self, task: SearchTask, budget: int, measure: Callable[[Request], Doubles]) -> None:
-        """Args:
-        task: defines equal networks.
-        budget: networks that may be measured.
-        measure: measures a request; returns errors ``(n,)``. May raise to end the search early.
+        """Open a ledger with nothing measured.
+
+        Args:
+            task: defines equal networks.
+            budget: networks that may be measured.
+            measure: measures a request; returns errors ``(n,)``. May raise to end the search early.
         """
         self._space = task.problem.space
         self._measure = measure

@@ -21,7 +21,6 @@ from pymoo.optimize import minimize
 from emomc.accuracy.predictor import AdditivePredictor
 from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, SearchSpace
 from emomc.operators import genome_operators, lagrangian_seeds, uniform_ladder
-from emomc.problems.compression import CompressionProblem
 from emomc.search.front import front_of, pick_spread, spread_coordinates
 from emomc.search.ledger import Genomes, Ledger, SearchTask
 
@@ -121,7 +120,8 @@ class _TwoStage:
         if len(front) >= count:
             return front[pick_spread(coordinates[front], coordinates[:0], count)]
         others = np.setdiff1d(np.arange(len(genomes)), front)
-        return np.concatenate([front, others[pick_spread(coordinates[others], coordinates[front], count - len(front))]])
+        more = pick_spread(coordinates[others], coordinates[front], count - len(front))
+        return np.concatenate([front, others[more]])
 
     def _choose(self, candidates: Genomes, count: int) -> Genomes:
         """Networks to measure: predicted to be on the front, and far from what is measured and from each other."""
@@ -138,7 +138,8 @@ class _TwoStage:
             own = front_of(values, violations)
             rest = np.setdiff1d(own if len(own) else np.arange(len(candidates)), picks)
             near = np.concatenate([taken, self._coordinates(values[picks])])
-            picks = np.concatenate([picks, rest[pick_spread(self._coordinates(values[rest]), near, count - len(picks))]])
+            more = pick_spread(self._coordinates(values[rest]), near, count - len(picks))
+            picks = np.concatenate([picks, rest[more]])
         return candidates[picks]
 
     def _seeds(self, space: SearchSpace) -> Genomes:
@@ -159,6 +160,3 @@ class _TwoStage:
             return self._ledger.genomes[: self._schedule.bases]
         picks = pick_spread(self._coordinates(values[front]), values[:0], self._schedule.bases)
         return self._ledger.genomes[front[picks]]
-
-
-__all__ = ["CompressionProblem", "MakeAlgorithm", "Schedule", "nsga2", "two_stage"]
