@@ -48,7 +48,7 @@ def _check_outputs(task: Task) -> None:
     try:
         with torch.no_grad():
             logits = task.module(inputs)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise EmomcError(f"its network does not run on inputs of shape {tuple(inputs.shape)}: {error}") from error
     if logits.ndim != 2 or len(logits) != len(inputs):
         raise EmomcError(
@@ -74,8 +74,12 @@ def _check_factory(task: Task) -> None:
         json.dumps(dict(task.factory_arguments))
     except TypeError as error:
         raise EmomcError(f"factory_arguments are written into files and must be JSON values: {error}.") from error
-    with torch.random.fork_rng(devices=[]):
-        built = locate_function(task.factory)(**task.factory_arguments)
+    build = locate_function(task.factory)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            built = build(**task.factory_arguments)
+    except TypeError as error:
+        raise EmomcError(f"the factory {task.factory!r} fails on {dict(task.factory_arguments)}: {error}.") from error
     if not isinstance(built, torch.nn.Module):
         raise EmomcError(f"the factory {task.factory!r} returns {type(built).__name__}; expected a torch.nn.Module.")
     if _shapes(built) != _shapes(task.module):

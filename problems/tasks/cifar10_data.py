@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +74,7 @@ def _read_train(place: Path) -> ByteImages:
     labels_path = place / "train_labels.npy"
     try:
         labels = np.load(labels_path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged array raises almost any type
         raise EmomcError(f"cannot read {str(labels_path)!r}: {error}. Expected the labels of train/*.webp.") from error
     return _checked(place / "train", np.concatenate([_read_strip(path) for path in strips]), labels)
 
@@ -87,7 +86,7 @@ def _read_strip(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged image raises almost any type
         raise EmomcError(f"cannot read {str(path)!r} as an image: {error}. Copy the file again.") from error
     if pixels.shape[1] != 32 or pixels.shape[0] % 32:
         size = f"{pixels.shape[1]} x {pixels.shape[0]}"
@@ -98,9 +97,10 @@ def _read_strip(path: Path) -> NDArray[np.uint8]:
 def _read_npz(path: Path) -> ByteImages:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return _checked(path, arrays["x"], arrays["y"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            images, labels = arrays["x"], arrays["y"]
+    except Exception as error:  # a damaged archive raises almost any type
         raise EmomcError(f"cannot read {str(path)!r}: {error}. Expected an .npz file with arrays x and y.") from error
+    return _checked(path, images, labels)
 
 
 def _torchvision(root: Path, download: bool) -> tuple[ByteImages, ByteImages]:

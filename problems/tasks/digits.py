@@ -72,8 +72,8 @@ def build() -> nn.Module:
 
 def task() -> Task:
     """The task; trains for some seconds when the trained network is not in the cache yet."""
-    splits, fit = _load_splits()
-    module = _trained(fit, Training(), cache_folder())
+    splits, fit = load_splits()
+    module = trained(fit, Training(), cache_folder())
     return Task(
         name="digits",
         module=module,
@@ -108,12 +108,7 @@ def train(fit: Split, training: Training) -> nn.Module:
     return module.eval()
 
 
-def _convolution(channels_in: int, channels: int, kernel: int = 3, groups: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(channels_in, channels, kernel, padding=kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels))
-
-
-def _load_splits() -> tuple[Splits, Split]:
+def load_splits() -> tuple[Splits, Split]:
     """The four splits, and the images that the network is trained on."""
     from sklearn.datasets import load_digits
 
@@ -126,7 +121,7 @@ def _load_splits() -> tuple[Splits, Split]:
     return Splits(**dict(zip(_SIZES, drawn, strict=True))), fit
 
 
-def _trained(fit: Split, training: Training, folder: Path) -> nn.Module:
+def trained(fit: Split, training: Training, folder: Path) -> nn.Module:
     """The trained network, from the cache when a sound file of the same data, network and training is there."""
     key = hashlib.sha256(f"{training} {build()} {fit.fingerprint}".encode()).hexdigest()[:16]
     path = folder / f"digits-{key}.pt"
@@ -137,6 +132,11 @@ def _trained(fit: Split, training: Training, folder: Path) -> nn.Module:
         module = train(fit, training)
         _save(module, path)
     return module
+
+
+def _convolution(channels_in: int, channels: int, kernel: int = 3, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(channels_in, channels, kernel, padding=kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels))
 
 
 def _save(module: nn.Module, path: Path) -> None:

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 
+import torch
+
 from emomc.errors import EmomcError, unknown_name
 from emomc.problems.tasks.checks import check_task
 from emomc.problems.tasks.locate import locate_function
@@ -32,7 +34,8 @@ def load_task(name: str, **options: object) -> Task:
     function = locate_function(_registered_reference(name) if ":" not in name else name)
     given = {key: value for key, value in options.items() if value is not None}
     _check_options(name, function, given)
-    task = function(**given)
+    with torch.random.fork_rng(devices=[]):  # new networks draw weights; the caller's random state is not ours to move
+        task = function(**given)
     if not isinstance(task, Task):
         raise EmomcError(f"{name!r} returns {type(task).__name__}; expected a function that returns an emomc Task.")
     check_task(task)
