@@ -216,7 +216,7 @@ def test_unsound_tasks_are_refused(toy: Task) -> None:
     check_task(toy)
     infinite = changed(toy)
     with torch.no_grad():
-        infinite.module[0].weight[2, 0, 1, 1] = torch.nan
+        infinite.module[0].weight[2, 0, 1, 1] = torch.nan  # type: ignore[index]
     cases = [
         (infinite, "'0.weight' holds NaN or infinity in 1 of 36"),
         (changed(toy, module=nn.Flatten().train()), "training mode. Call module.eval"),
@@ -263,7 +263,7 @@ def test_half_precision_weights_become_the_networks_type(tmp_path: Path) -> None
     source, loaded = network(), network()
     load_checkpoint(loaded, saved(tmp_path / "half.pt", source.half().state_dict()))
     assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
-    assert torch.equal(loaded[3].weight.half(), source[3].weight)
+    assert torch.equal(loaded[3].weight.half(), source[3].weight)  # type: ignore[index]
 
 
 def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
