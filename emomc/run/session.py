@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -52,12 +53,13 @@ class Session:
         problem: the pymoo problem; its errors are measured on the selection split.
         sensitivities: divergence that each layer's variants cause alone, nats, ``(L, P, Q, S)``.
         dense: the uncompressed network on the selection split.
+        seconds_measuring: time spent on running networks, or on reading stored results.
         reference: energy (J) and size (B) of the uncompressed network in 32-bit floating point.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         options: Options,
         *,
         task: Task | None = None,
@@ -82,7 +84,8 @@ class Session:
         Raises:
             EmomcError: something does not fit together; the message says what to do.
         """
-        self.folder, self.options, self._progress = folder, options, progress
+        self.folder, self.options, self._progress = Path(folder), options, progress
+        self.seconds_measuring = 0.0
         self._settings = settings or Settings()
         count = workers or default_workers()
         progress("loading", 0, 1)
@@ -92,12 +95,12 @@ class Session:
             raise EmomcError(f"task {self.task.name!r}: the network has no convolution or linear layer to compress.")
         self.accelerator: CostModel = load_accelerator(options.accelerator)
         self.space = SearchSpace.full([layer.name for layer in self.network.layers], _genes(options, self.accelerator))
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FolderLock(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.folder)
         self._workers: Workers | None = None
         try:
-            check_same_run(folder, options, self.task.fingerprint)
-            self._store = Store(folder / "store.sqlite")
+            check_same_run(self.folder, options, self.task.fingerprint)
+            self._store = Store(self.folder / "store.sqlite")
             self._open(count, list(objectives or options.objectives), list(constraints))
         except BaseException:
             self._lock.release()
@@ -199,6 +202,7 @@ class Session:
     def run_jobs(self, jobs: Sequence[Job], what: str) -> list[dict[str, Any]]:
         """Results of jobs in their order, each stored as soon as it is made and taken from the store if it is there."""
         assert self._workers is not None
+        start = time.perf_counter()
         keys = [self._key(job) for job in jobs]
         results: dict[str, dict[str, Any]] = {}
         for key, job in zip(keys, jobs, strict=True):
@@ -215,6 +219,7 @@ class Session:
             results[names[number]] = value
             done += 1
             self._progress(what, done, len(jobs))
+        self.seconds_measuring += time.perf_counter() - start
         return [results[key] for key in keys]
 
     def _key(self, job: Job) -> str:

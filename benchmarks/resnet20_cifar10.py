@@ -1,0 +1,155 @@
+"""ResNet-20 on CIFAR-10 without retraining: the published search against ours, at equal evaluations.
+
+Both spend the same number of evaluations on the same selection images and are measured on the 10,000 test images; the
+energy model (X:Y dataflow) and the size (bytes of the file) are the same. The published variant prunes all layers
+alike, rounds with one scale per layer, starts at random and does not correct statistics.
+
+    python -m benchmarks.resnet20_cifar10 --data FOLDER
+
+Killing it and repeating the command continues it. Results go to benchmarks/results/resnet20_cifar10.json and .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import emomc
+from benchmarks.environment import RESULTS, write_results
+
+NAME = "resnet20_cifar10"
+TASK = "cifar10-resnet20"
+DATAFLOW = "X:Y"
+LIMITS = (0.003, 0.005, 0.01, 0.02)
+PUBLISHED_GENES = {
+    "prune_ratio": tuple(round(0.01 * percent, 2) for percent in range(20, 81)),
+    "bit_width": tuple(range(12, 1, -1)),
+    "shared_values": (0,),
+}
+
+
+def options(variant: str, seed: int, budget: int, data: str | None) -> emomc.Options:
+    """Options of one run."""
+    common: dict[str, Any] = {
+        "task": TASK,
+        "task_options": {"data": data} if data else {},
+        "dataflows": (DATAFLOW,),
+        "seed": seed,
+        "budget": budget,
+    }
+    if variant == "published":
+        common |= {"strategy": "published", "method": "published", "genes": PUBLISHED_GENES}
+    return emomc.Options(**common)
+
+
+def run(variant: str, seed: int, budget: int, data: str | None, folder: Path) -> dict[str, Any]:
+    """One search, resumed if its folder exists; its front and how long it took."""
+    settings = emomc.Settings(strengths=(0.0,)) if variant == "published" else emomc.Settings()
+    start = time.perf_counter()
+    chosen = options(variant, seed, budget, data)
+    with emomc.Session(folder / f"{variant}-{seed}", chosen, settings=settings, progress=_print_progress) as session:
+        prepared = time.perf_counter() - start
+        outcome = emomc.run_search(session)
+        reference = session.reference
+        measuring = session.seconds_measuring
+    return {
+        "variant": variant,
+        "seed": seed,
+        "dense_test_error": outcome.dense.error,
+        "rank_correlation": outcome.rank_correlation,
+        "hypervolume": outcome.evaluations[-1].hypervolume,
+        "seconds_preparing": prepared,
+        "seconds": time.perf_counter() - start,
+        "seconds_measuring": measuring,
+        "points": [
+            {
+                "loss": point.measurement.difference,
+                "standard_error": point.measurement.standard_error,
+                "energy_ratio": reference["energy"] / point.objectives["energy_joule"],
+                "size_ratio": reference["size"] / point.objectives["size_bytes"],
+                "energy_joule": point.objectives["energy_joule"],
+                "size_bytes": point.objectives["size_bytes"],
+            }
+            for point in outcome.points
+        ],
+    }
+
+
+def _print_progress(what: str, done: int, total: int) -> None:
+    if what and done == total:
+        print(f"  {what}: {done}", flush=True)
+
+
+def best_ratio(points: Sequence[dict[str, float]], limit: float, ratio: str) -> float:
+    """Largest ratio among the points that lose at most ``limit`` on the test split; NaN if there is none."""
+    return max((point[ratio] for point in points if point["loss"] <= limit), default=float("nan"))
+
+
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """Markdown: energy and size ratio at each loss limit, mean and range over seeds."""
+    head = " | ".join(f"<= {100 * limit:g} points" for limit in LIMITS)
+    rows = [f"| | {head} |", "|---" * (len(LIMITS) + 1) + "|"]
+    for ratio in ("energy_ratio", "size_ratio"):
+        for variant in dict.fromkeys(each["variant"] for each in runs):
+            cells = []
+            for limit in LIMITS:
+                found = [best_ratio(each["points"], limit, ratio) for each in runs if each["variant"] == variant]
+                cells.append(_cell(np.array(found)))
+            rows.append(f"| {ratio.split('_')[0]}, {variant} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _cell(found: np.ndarray[Any, Any]) -> str:
+    known = found[np.isfinite(found)]
+    if not len(known):
+        return "none"
+    spread = f" ({known.min():.1f}-{known.max():.1f})" if len(found) > 1 else ""
+    missing = f", {len(found) - len(known)} of {len(found)} seeds none" if len(known) < len(found) else ""
+    return f"{known.mean():.1f}x{spread}{missing}"
+
+
+def figure(runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """Loss against energy and size ratio, all seeds."""
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(10, 4), layout="constrained")
+    for axes, ratio in zip(canvas.subplots(1, 2, sharey=True), ("energy_ratio", "size_ratio"), strict=True):
+        for variant, marker in (("published", "s"), ("two-stage", "o")):
+            points = [point for each in runs if each["variant"] == variant for point in each["points"]]
+            loss = [100 * point["loss"] for point in points]
+            errors = [100 * point["standard_error"] for point in points]
+            axes.errorbar([point[ratio] for point in points], loss, errors, fmt=marker, ms=4, lw=0.7, label=variant)
+        axes.set(xscale="log", ylim=(-0.5, 10), xlabel=f"{ratio.split('_')[0]} ratio against 32-bit floating point")
+        axes.axhline(0, color="0.6", lw=0.8)
+        axes.grid(alpha=0.3)
+    canvas.axes[0].set_ylabel("measured loss on 10,000 test images (points)")
+    canvas.axes[0].legend()
+    canvas.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Run both variants over the seeds and write results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder with cifar10/ and checkpoints/; else EMOMC_DATA")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / NAME, help="folder of the runs")
+    parser.add_argument("--budget", type=int, default=200)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    runs = []
+    for variant in ("published", "two-stage"):
+        for seed in arguments.seeds:
+            print(f"{variant}, seed {seed}", flush=True)
+            runs.append(run(variant, seed, arguments.budget, arguments.data, arguments.runs))
+    path = write_results(NAME, {"budget": arguments.budget, "table": table(runs).splitlines(), "runs": runs})
+    figure(runs, RESULTS / f"{NAME}.png")
+    print(table(runs))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
