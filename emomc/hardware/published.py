@@ -31,12 +31,18 @@ from emomc.hardware.interface import Array, CostAxes, CostModel, check_dataflows
 from emomc.network.layers import Layer, LoopBounds
 
 PICOJOULE = 1e-12
-MAC = 1.02  # per multiply-accumulate and (bits + 1)
-READ = 7.28  # per 16-bit word
-WRITE = 4.47  # per 16-bit word
 WORD_BITS = 16
 ITEMS = ("mac", "weight read", "input read", "output write", "psum read")
 EXACT_SHARING = 24  # beyond so many sharing PEs the released program takes phi as 1
+
+
+@dataclass(frozen=True)
+class Energies:
+    """The model's three constants in picojoules, with the published values."""
+
+    mac: float = 1.02  # per multiply-accumulate and (bits + 1)
+    read: float = 7.28  # per 16-bit word
+    write: float = 4.47  # per 16-bit word
 
 
 @dataclass(frozen=True)
@@ -110,29 +116,29 @@ def _touched(keep: Array, sharing: int) -> Array:
     return keep if sharing == 1 else 1 - (1 - keep) ** sharing
 
 
-def _call_items(access: Accesses, macs: int, keep: Array, arithmetic: Arithmetic) -> Array:
+def _call_items(energies: Energies, access: Accesses, macs: int, keep: Array, arithmetic: Arithmetic) -> Array:
     """Items of one call, (item, P, Q) in joules; ``keep`` is (P, 1)."""
     used_in = _touched(keep, access.input_sharing) * arithmetic.activation
     used_out = _touched(keep, access.output_sharing) * arithmetic.activation
     items = (
-        MAC * macs * keep * arithmetic.mac,
-        READ * access.weights * arithmetic.weight,
-        READ * access.inputs * used_in,
-        WRITE * access.outputs * used_out,
-        READ * access.psums * used_out,
+        energies.mac * macs * keep * arithmetic.mac,
+        energies.read * access.weights * arithmetic.weight,
+        energies.read * access.inputs * used_in,
+        energies.write * access.outputs * used_out,
+        energies.read * access.psums * used_out,
     )
     return PICOJOULE * np.stack(np.broadcast_arrays(*items))
 
 
 def _layer_items(
-    layers: Sequence[Layer], dataflows: Sequence[str], keep: Array, arithmetic: Arithmetic
+    energies: Energies, layers: Sequence[Layer], dataflows: Sequence[str], keep: Array, arithmetic: Arithmetic
 ) -> dict[str, Array]:
     """Items (L, P, Q, 1, D) of every layer: calls add up, and calls of equal shape are computed once."""
 
     @cache
     def call_items(call: LoopBounds, linear: bool) -> Array:
         accesses = [(_linear if linear else DATAFLOWS[name])(call) for name in dataflows]
-        return np.stack([_call_items(access, call.macs, keep, arithmetic) for access in accesses], axis=-1)
+        return np.stack([_call_items(energies, access, call.macs, keep, arithmetic) for access in accesses], axis=-1)
 
     rows = [reduce(add, (call_items(call, layer.kind == "linear") for call in layer.calls)) for layer in layers]
     stacked = np.stack(rows, axis=1)[:, :, :, :, None, :]
@@ -147,6 +153,7 @@ class PublishedModel(CostModel):
     """
 
     name: str = "published"
+    energies: Energies = Energies()
     dataflows: tuple[str, ...] = tuple(DATAFLOWS)
     metrics: tuple[str, ...] = ("energy",)
 
@@ -163,7 +170,7 @@ class PublishedModel(CostModel):
                 f"{axes.activation_bits}. Choose another accelerator for other widths."
             )
         keep = 1 - np.asarray(axes.prune_ratio, float)[:, None]
-        return _layer_items(layers, axes.dataflow, keep, fixed_point(axes.bit_width))
+        return _layer_items(self.energies, layers, axes.dataflow, keep, fixed_point(axes.bit_width))
 
     def tables(self, layers: Sequence[Layer], axes: CostAxes) -> dict[str, Array]:
         """``{"energy": (L, P, Q, 1, D)}`` in joules. Raises EmomcError as `itemize` does."""
@@ -175,4 +182,8 @@ class PublishedModel(CostModel):
         formats = {"fp32": FLOAT32, "int8": fixed_point([8])}
         if precision not in formats:
             raise unknown_name("reference precision", precision, formats)
-        return {"energy": float(total(_layer_items(layers, [dataflow], np.ones((1, 1)), formats[precision])).sum())}
+        return {
+            "energy": float(
+                total(_layer_items(self.energies, layers, [dataflow], np.ones((1, 1)), formats[precision])).sum()
+            )
+        }
