@@ -12,6 +12,7 @@ from emomc.compression.pruning import prune_magnitude
 from emomc.compression.quantization import quantize_largest, quantize_uniform
 from emomc.compression.sharing import cluster_nonzero, share_values
 from emomc.errors import EmomcError
+from emomc.genome import nonzero_levels
 
 Floats = NDArray[np.float32]
 Method = Callable[[Floats, float, Sequence[tuple[int, int]]], list[CodedTensor]]
@@ -19,12 +20,16 @@ Method = Callable[[Floats, float, Sequence[tuple[int, int]]], list[CodedTensor]]
 
 
 def compress_magnitude(weight: Floats, prune_ratio: float, choices: Sequence[tuple[int, int]]) -> list[CodedTensor]:
-    """Magnitude pruning, then rounding per output channel with a clipping search, or exact k-means sharing."""
+    """Magnitude pruning, then rounding per output channel with a clipping search, or exact k-means sharing.
+
+    A codebook with room for all values of the bit-width's grid shares nothing, as in the canonical form of genomes.
+    """
     pruned = prune_magnitude(weight, prune_ratio)
-    clusters = cluster_nonzero(pruned, sorted({shared for _, shared in choices if shared}) or [1])
+    sharing = [0 if shared >= nonzero_levels(bits) else shared for bits, shared in choices]
+    clusters = cluster_nonzero(pruned, sorted({count for count in sharing if count}) or [1])
     return [
-        share_values(pruned, clusters, shared, bits) if shared else quantize_uniform(pruned, bits)
-        for bits, shared in choices
+        share_values(pruned, clusters, count, bits) if count else quantize_uniform(pruned, bits)
+        for (bits, _), count in zip(choices, sharing, strict=True)
     ]
 
 
