@@ -1,0 +1,178 @@
+"""`emomc search`."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emomc.cli.faults import INTERRUPTED, Fault
+from emomc.cli.values import GeneChoices, Loss
+from emomc.errors import EmomcError
+
+if TYPE_CHECKING:
+    from emomc.accuracy import Settings
+    from emomc.run import Options
+
+_OWN = ("data", "checkpoint", "download")  # options that are handed to the task
+
+
+@click.command(short_help="Search a task and measure the front.")
+@click.argument("task")
+@click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/TASK]")
+@click.option("--budget", type=click.IntRange(1), default=200, show_default=True, help="Networks to measure.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Start no further round after this time.")
+@click.option("--points", type=click.IntRange(1), default=40, show_default=True, help="Points of the front, at most.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random choices.")
+@click.option("--strategy", default="two-stage", show_default=True, help="two-stage, or published: Wang et al. 2021.")
+@click.option("--method", default="magnitude", show_default=True, help="How layers are compressed; or published.")
+@click.option("--accelerator", default="published", show_default=True, help="What the network is to run on.")
+@click.option("--dataflow", multiple=True, metavar="NAME", help="Allow this dataflow, e.g. X:Y; repeatable.  [all]")
+@click.option(
+    "--objective",
+    multiple=True,
+    metavar="NAME",
+    help="Minimize this: a name, or module:attribute; repeatable.  [error, energy, size]",
+)
+@click.option("--constraint", multiple=True, metavar="TEXT", help="Such as 'size<=100kB'; repeatable.")
+@click.option("--max-loss", type=Loss(), default="10%", show_default=True, help="Most error above the dense network's.")
+@click.option("--gene", "genes", type=GeneChoices(), multiple=True, help="Such as bit_width=8,4,2; repeatable.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; the result does not depend on it.  [one per CPU]")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto takes cuda if present.")
+@click.option("--data", type=click.Path(), help="Data folder, for tasks that take one.")
+@click.option("--checkpoint", type=click.Path(), help="Weights file, for tasks that take one.")
+@click.option("--download", is_flag=True, help="Let the task download its data.")
+def search(task: str, run: Path | None, workers: int | None, device: str, **given: Any) -> None:
+    """Search for compressed networks of TASK that no other beats, and measure them.
+
+    TASK is a name that `emomc tasks` lists, or a function of your own as module:function or file.py:function.
+
+    Everything is kept in the run folder. Ctrl-C is safe at any moment: every measurement is on disk when it is made, and
+    repeating the command goes on where it stopped. A larger --budget continues a finished run.
+
+    \b
+    Examples:
+      emomc search digits
+      emomc search digits --budget 60 --max-loss 5% --run runs/quick
+      emomc search cifar10-resnet20 --data ~/data --constraint 'size<=60kB'
+      emomc search digits --objective error --objective mymodule:bit_operations
+      emomc search digits --gene bit_width=8,4,2 --dataflow X:Y --dataflow CI:CO
+    """
+    folder = run or Path("runs") / _folder_name(task)
+    options = _options(task, given)
+    started = time.monotonic()
+    try:
+        evaluations = _run(folder, options, workers, device)
+        _report(folder, evaluations, time.monotonic() - started)
+    except KeyboardInterrupt:
+        raise Fault(_kept(folder), INTERRUPTED, "Interrupted") from None
+
+
+def _options(task: str, given: Mapping[str, Any]) -> Options:
+    from emomc.run import Options
+
+    return Options(
+        task=task,
+        task_options=task_options(**{name: given[name] for name in _OWN}),
+        accelerator=given["accelerator"],
+        dataflows=given["dataflow"],
+        objectives=given["objective"] or ("error", "energy", "size"),
+        constraints=given["constraint"],
+        max_loss=given["max_loss"],
+        strategy=given["strategy"],
+        method=given["method"],
+        genes=dict(given["genes"]),
+        seed=given["seed"],
+        budget=given["budget"],
+        minutes=given["minutes"],
+        points=given["points"],
+    )
+
+
+def task_options(data: str | None, checkpoint: str | None, download: bool) -> dict[str, Any]:
+    """Options of a task that were given; paths are absolute, so that a run can be used from any folder."""
+    paths = {"data": data, "checkpoint": checkpoint}
+    options: dict[str, Any] = {
+        name: str(Path(path).expanduser().resolve()) for name, path in paths.items() if path is not None
+    }
+    return options | ({"download": True} if download else {})
+
+
+def settings_for(device: str) -> Settings:
+    """How networks are evaluated on a device.
+
+    Raises:
+        EmomcError: there is no such device.
+    """
+    import torch
+
+    from emomc.accuracy import Settings
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise EmomcError(f"device {device!r} cannot be used: {reason}. Choose --device cpu, or auto.") from None
+    return Settings(device=device)
+
+
+def _run(folder: Path, options: Options, workers: int | None, device: str) -> int:
+    """Search; the number of evaluations."""
+    from emomc.cli.progress import shown_progress
+
+    with shown_progress(options.budget) as tell:
+        tell("starting", 0, 1)
+        from emomc.run import Session, run_search
+
+        settings = settings_for(device)
+        with Session(folder, options, settings=settings, workers=workers, progress=tell) as session:
+            return len(run_search(session).evaluations)
+
+
+def _report(folder: Path, evaluations: int, seconds: float) -> None:
+    from emomc.cli.output import console
+    from emomc.cli.progress import duration
+    from emomc.report import front_table, knee, plot_run, read_run, search_facts
+
+    run, out = read_run(folder), console()
+    out.print(front_table(run))
+    for fact in search_facts(run):
+        out.print(fact)
+    out.print(f"This command took {duration(seconds)} for {evaluations} evaluations, those already measured included.")
+    if not run.points:
+        out.print("No network met the limits: raise --max-loss or relax constraints, with another --run folder.")
+        return
+    out.print("Figures: " + ", ".join(str(path) for path in plot_run(run)))
+    out.print(f"Next: emomc pick {folder} --max-loss 1%")
+    out.print(f"      emomc export {folder} {knee(run).name} --out {_folder_name(options_task(run.options))}.emomc")
+
+
+def options_task(options: Mapping[str, Any]) -> str:
+    """The task's name in the options of a run."""
+    return str(options["task"])
+
+
+def _kept(folder: Path) -> str:
+    """What an interrupted search leaves."""
+    if "emomc.run.store" not in sys.modules or not (folder / "store.sqlite").exists():
+        return "nothing had been measured yet."
+    from emomc.run.store import Store
+
+    store = Store(folder / "store.sqlite")
+    try:
+        count = len(store)
+    finally:
+        store.close()
+    return f"{count} measurements are kept in {folder}. Repeat the command to continue where it stopped."
+
+
+def _folder_name(task: str) -> str:
+    """A task's name as a file name: of ``path/to/file.py:function`` the function."""
+    return re.sub(r"[^\w.-]+", "-", task.rpartition(":")[2])

@@ -1,0 +1,48 @@
+"""What the figures share: colours, and logarithmic axes with ticks that can be read."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from emomc.report.units import si_scale
+
+BLUE, ORANGE, GREY = "#0b6aa2", "#d95f02", "#8c8c8c"
+STAGES = ("#0b6aa2", "#d95f02", "#1b9e77", "#7570b3")
+_STEPS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0))
+_MOST, _FEWEST = 9, 4
+
+
+def tidy(axes: Axes) -> None:
+    """No frame above and to the right; a light grid behind the data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two positive values, four to nine of them where that is possible."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    best: list[float] = []
+    for steps in _STEPS:
+        ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+        if len(ticks) > _MOST and best:
+            return best
+        best = ticks
+        if len(best) >= _FEWEST:
+            return best
+    return best
+
+
+def log_axis(axes: Axes, label: str, unit: str, low: float, high: float) -> None:
+    """A logarithmic x-axis from ``low`` to ``high``, labelled in one SI prefix for all ticks."""
+    scale, prefix = si_scale(math.sqrt(low * high))
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / scale:.3g}"))
+    shown = f"{prefix}{unit}"
+    axes.set_xlabel(f"{label} ({shown})" if shown else label)
