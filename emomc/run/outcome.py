@@ -29,6 +29,7 @@ class FrontPoint:
         name: position on the front, ``"p00"`` has the smallest measured selection error.
         file: the compressed network, relative to the run folder.
         measurement: of the decoded file, on the test split.
+        selection_error: on the selection split; choosing among points by it leaves the test split out of the choice.
         objectives: value of every objective but the error, by column name, in SI units.
         configuration: its choices.
     """
@@ -36,6 +37,7 @@ class FrontPoint:
     name: str
     file: str
     measurement: Measurement
+    selection_error: float
     objectives: Mapping[str, float]
     configuration: Configuration
 
@@ -82,7 +84,7 @@ def write_front(folder: Path, points: Sequence[FrontPoint]) -> None:
             if column in exact:
                 row[column] = exact.pop(column)
         row["file"] = point.file
-        row |= {"difference": point.measurement.difference, **exact}
+        row |= {"difference": point.measurement.difference, "selection_error": point.selection_error, **exact}
         for layer, choices in point.configuration.layers.items():
             row |= {f"{layer}.{gene}": choice for gene, choice in choices.items()}
         rows.append(row)

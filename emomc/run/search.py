@@ -126,7 +126,8 @@ class _Search:
     def _finish(self, ledger: Ledger, evaluations: tuple[Evaluation, ...]) -> Outcome:
         """Write every point of the front to a file and measure the decoded file on the test split."""
         session = self._session
-        genomes = self._front(ledger)
+        front = self._front(ledger)
+        genomes, errors = ledger.genomes[front], ledger.errors[front].tolist()
         names = [_content_name(row) for row in session.bank.variants_of(genomes)]
         (session.folder / "points").mkdir(exist_ok=True)
         jobs = []
@@ -142,6 +143,7 @@ class _Search:
                 f"p{i:02d}",
                 f"points/{names[i]}",
                 Measurement(**measured[i]),
+                errors[i],
                 exact[i],
                 session.space.decode(genomes[i]),
             )
@@ -155,6 +157,7 @@ class _Search:
         return outcome
 
     def _front(self, ledger: Ledger) -> NDArray[np.int64]:
+        """Rows of the ledger, by ascending first objective."""
         values, violations = self._problem.values(ledger.genomes, ledger.errors)
         front = front_of(values, violations)
         limit = self._session.options.points
@@ -162,7 +165,7 @@ class _Search:
             is_error = np.array([each.measured for each in self._problem.objectives])
             coordinates = spread_coordinates(values[front], is_error, self._session.dense.error)
             front = front[np.sort(pick_spread(coordinates, coordinates[:0], limit))]
-        return ledger.genomes[front]
+        return front
 
     def _summary(self, outcome: Outcome) -> dict[str, Any]:
         session = self._session
