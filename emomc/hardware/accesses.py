@@ -14,6 +14,7 @@ and loop order; the project's tests compare them with a loop nest that is execut
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.hardware.dataflow import TEMPORAL, Unrolling
-from emomc.hardware.window import MOVED, SAME, WRAPPED, Axis, window_sums
+from emomc.hardware.window import MOVED, SAME, Axis, window_sums
 
 Counts = NDArray[np.int64]
 Order = tuple[str, ...]
@@ -128,9 +129,8 @@ def count_accesses(unrolling: Unrolling, block: Block, orders: Sequence[Order]) 
 
 def _busy(unrolling: Unrolling, block: Block, loop: str) -> int:
     """PEs along a loop that are busy, summed over the loop's blocks."""
-    width, length = unrolling.width[loop], block.length(unrolling, loop)
-    starts = np.arange(block.steps(unrolling, loop)) * length * width
-    return int(np.minimum(width, unrolling.extent(loop) - starts).sum())
+    width, full = unrolling.width[loop], block.steps(unrolling, loop) - 1
+    return full * width + min(width, unrolling.extent(loop) - full * block.length(unrolling, loop) * width)
 
 
 def _stationary(
@@ -144,10 +144,10 @@ def _stationary(
     columns = [_POSITION[loop] for loop in TEMPORAL if loop in relevant]
     moving = np.where(ranks[:, columns] < 0, len(TEMPORAL), ranks[:, columns])
     innermost = moving.min(axis=1)
-    words = np.full(len(ranks), int(np.prod([unrolling.extent(loop) for loop in TEMPORAL if loop in relevant])))
+    words = np.full(len(ranks), math.prod(unrolling.extent(loop) for loop in TEMPORAL if loop in relevant))
     deliveries = words.copy()
     for loop in TEMPORAL:
-        if loop not in relevant:
+        if loop not in relevant and unrolling.extent(loop) > 1:
             repeats = ranks[:, _POSITION[loop]] > innermost
             words *= np.where(repeats, block.steps(unrolling, loop), 1)
             deliveries *= np.where(repeats, _busy(unrolling, block, loop), unrolling.width[loop])
@@ -177,8 +177,8 @@ def _moves(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     levels = ranks.max(initial=-1) + 2
     advancing = np.arange(levels)[None, :, None]
-    moves = np.where(ranks[:, None, :] < advancing, WRAPPED, np.where(ranks[:, None, :] == advancing, MOVED, SAME))
-    moves[:, :-1][np.broadcast_to(ranks[:, None, :] < 0, moves[:, :-1].shape)] = SAME
+    moves = np.sign(advancing - ranks[:, None, :]) + MOVED  # SAME, MOVED, WRAPPED are 0, 1, 2
+    moves[:, :-1] *= ranks[:, None, :] >= 0
     return moves
 
 
@@ -189,7 +189,8 @@ def _per_move(total: int, first: int) -> Counts:
 
 def _inputs(unrolling: Unrolling, block: Block, ranks: NDArray[np.int64]) -> tuple[Counts, Counts]:
     """Words and deliveries of inputs: what each step wants less what is still held from the step before."""
-    moves = {loop: _moves(ranks)[:, :, position] for loop, position in _POSITION.items()}
+    every = _moves(ranks)
+    moves = {loop: every[:, :, position] for loop, position in _POSITION.items()}
     batch = _per_move(unrolling.call.B, 1)[moves["B"]]
     channels = unrolling.extent("C")
     first_block = min(channels, block.C * unrolling.width["C"])

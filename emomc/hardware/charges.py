@@ -11,6 +11,7 @@ from emomc.hardware.accelerator import Accelerator, Sparsity
 from emomc.hardware.accesses import Accesses
 from emomc.hardware.dataflow import Unrolling
 from emomc.hardware.interface import Array, total
+from emomc.hardware.tiled import tiled_cycles
 from emomc.hardware.tiling import Schedule
 
 ITEMS = (
@@ -108,7 +109,7 @@ def charge(
         accesses: for each schedule, the accesses of m mappings of its tiles.
         operands: widths and densities.
     """
-    on_chip = _mapped(device, unrolling, accesses, operands)
+    on_chip = _mapped(device, unrolling, schedules, accesses, operands)
     off_chip, dram_bits = _off_chip(device, schedules, operands)
     chosen = total(on_chip.items)[:, None, :, :, None] + total(off_chip)
     buffer = device.tile_buffer(operands.activation_bits)
@@ -123,7 +124,8 @@ def charge(
     items = {name: at_best(value[:, None, :, :, None]) for name, value in on_chip.items.items()}
     items |= {name: at_best(value) for name, value in off_chip.items()}
     moved = at_best(dram_bits)
-    seconds = _seconds(device, on_chip.cycles[None, :, None, None], at_best(on_chip.bits[:, None, :, :, None]), moved)
+    cycles = at_best(on_chip.cycles[:, None, :, None, None])
+    seconds = _seconds(device, cycles, at_best(on_chip.bits[:, None, :, :, None]), moved)
     items["leakage"] = device.leakage * seconds
     return Charges({name: items[name] for name in ITEMS}, moved / 8, seconds)
 
@@ -142,7 +144,7 @@ class _OnChip:
 
     items: dict[str, Array]  # (s, P, Q) joules
     bits: Array  # (s, P, Q) between buffer and array
-    cycles: Array  # (P,) of computation
+    cycles: Array  # (s, P) of computation
 
 
 def _share(density: float | Array, uses: Array) -> Array:
@@ -151,7 +153,13 @@ def _share(density: float | Array, uses: Array) -> Array:
     return needed
 
 
-def _mapped(device: Accelerator, unrolling: Unrolling, accesses: Sequence[Accesses], operands: Operands) -> _OnChip:
+def _mapped(
+    device: Accelerator,
+    unrolling: Unrolling,
+    schedules: Sequence[Schedule],
+    accesses: Sequence[Accesses],
+    operands: Operands,
+) -> _OnChip:
     macs, outputs = unrolling.call.macs, unrolling.call.outputs
     gated_w, skipped_w = _densities(device.weight_sparsity, operands.keep)
     gated_a, skipped_a = _densities(device.activation_sparsity, np.asarray(operands.activation_keep))
@@ -198,7 +206,8 @@ def _mapped(device: Accelerator, unrolling: Unrolling, accesses: Sequence[Access
         ),
     }
     items |= {name: at_best(value) for name, value in varied.items()}
-    cycles = unrolling.cycles * skipped_w * skipped_a
+    cycles = np.array([float(tiled_cycles(unrolling, schedule.tile)) for schedule in schedules])
+    cycles = cycles[:, None] * skipped_w * skipped_a
     return _OnChip(items, at_best(weights + inputs + psum_writes + psum_reads), cycles)
 
 

@@ -59,3 +59,9 @@ def _counts(unrolling: Unrolling, mappings: Sequence[Mapping]) -> np.ndarray[tup
         counts = count_accesses(unrolling, block, moving)
         columns.append(np.stack([getattr(counts, field.name) for field in fields(Accesses)]))
     return np.concatenate(columns, axis=1)
+
+
+def tiled_cycles(unrolling: Unrolling, tile: Tile) -> int:
+    """Cycles of all tiles together: a tile that the array's sides do not divide leaves PEs idle."""
+    parts = tile_calls(unrolling.call, tile).items()
+    return sum(times * replace(unrolling, call=part).cycles for part, times in parts)
