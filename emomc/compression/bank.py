@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,9 @@ from emomc.files import atomic_write
 from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, SearchSpace
 
 Floats = NDArray[np.float32]
-_VERSION = 1  # raise when a change to compression or coding makes stored blobs stale
+# Largest weights of a layer that half-precision scales resolve: at least a hundred steps, and no clipping at 2 bits.
+_STORABLE = (1e-5, 65504.0)
+_VERSION = 2  # raise when a change to compression or coding makes stored blobs stale
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,38 @@ class LayerVariants:
     Attributes:
         offsets: shape ``(P*Q*S + 1,)``; blob v is ``data[offsets[v]:offsets[v + 1]]``, empty where v is not canonical.
         distortion: shape ``(P*Q*S,)``, squared weight error over squared weights.
+        checksums: shape ``(P*Q*S,)``, CRC-32 of each blob.
         path: file of all blobs.
     """
 
     offsets: NDArray[np.int64]
     distortion: NDArray[np.float64]
+    checksums: NDArray[np.uint32]
     path: Path
 
     def blob(self, variant: int) -> bytes:
-        """Coded bytes of a variant, read from the memory-mapped file."""
+        """Coded bytes of a variant, read from the memory-mapped file.
+
+        Raises:
+            EmomcError: the file has changed since it was written; it is removed, so that the bank is built again.
+        """
         data = np.load(self.path, mmap_mode="r")
-        return bytes(data[self.offsets[variant] : self.offsets[variant + 1]])
+        blob = bytes(data[self.offsets[variant] : self.offsets[variant + 1]])
+        if zlib.crc32(blob) != self.checksums[variant]:
+            self.path.unlink(missing_ok=True)
+            raise EmomcError(f"{self.path}: a compressed layer is damaged. It was removed; repeat the command.")
+        return blob
+
+
+def _check_range(name: str, weight: Floats) -> None:
+    largest = float(np.abs(weight).max())
+    if not np.isfinite(largest):
+        raise EmomcError(f"layer {name!r}: weights contain NaN or infinity; the network cannot be compressed.")
+    if largest and not _STORABLE[0] <= largest <= _STORABLE[1]:
+        raise EmomcError(
+            f"layer {name!r}: its largest weight is {largest:.3g}; files hold layers whose largest weight lies between "
+            f"{_STORABLE[0]:g} and {_STORABLE[1]:g}. Scale its weights, and scale back in the layer that follows."
+        )
 
 
 def _compress_layer(recipe: LayerRecipe) -> tuple[list[bytes], NDArray[np.float64]]:
@@ -96,21 +121,21 @@ def _build_layer(recipe: LayerRecipe, folder: Path) -> None:
     with atomic_write(folder / f"{recipe.key}.blobs.npy") as stream:
         np.save(stream, data)
     with atomic_write(folder / f"{recipe.key}.index.npz") as stream:
-        np.savez(stream, offsets=offsets, distortion=distortion)
+        np.savez(stream, offsets=offsets, distortion=distortion, checksums=[zlib.crc32(blob) for blob in blobs])
 
 
 def _open_layer(recipe: LayerRecipe, folder: Path) -> LayerVariants | None:
     """The stored variants, or None where they are absent or damaged."""
     try:
         with np.load(folder / f"{recipe.key}.index.npz") as index:
-            offsets, distortion = index["offsets"], index["distortion"]
+            offsets, distortion, checksums = index["offsets"], index["distortion"], index["checksums"]
         path = folder / f"{recipe.key}.blobs.npy"
         length = len(np.load(path, mmap_mode="r"))
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     if len(offsets) != recipe.representative.size + 1 or offsets[-1] != length:
         return None
-    return LayerVariants(offsets, distortion, path)
+    return LayerVariants(offsets, distortion, checksums, path)
 
 
 def _representatives(space: SearchSpace) -> NDArray[np.int64]:
@@ -174,7 +199,8 @@ class Bank:
             progress: called with (layers done, layers in all).
 
         Raises:
-            EmomcError: unknown method, or a weight that is not finite.
+            EmomcError: unknown method, a weight that is not finite or beyond what files hold, or a folder that
+                cannot be written.
         """
         if method not in METHODS:
             raise unknown_name("compression method", method, METHODS)
@@ -188,16 +214,19 @@ class Bank:
             if progress is not None:
                 progress(len(recipes) - len(missing) + done, len(recipes))
         key = hashlib.sha256("".join(recipe.key for recipe in recipes).encode()).hexdigest()
-        opened = [_open_layer(recipe, folder) for recipe in recipes]
-        return cls(space, [variants for variants in opened if variants is not None], key)
+        opened = [variants for recipe in recipes if (variants := _open_layer(recipe, folder)) is not None]
+        if len(opened) < len(recipes):
+            raise EmomcError(
+                f"{folder}: what was just written there cannot be read. Check the disk, or empty the folder."
+            )
+        return cls(space, opened, key)
 
     @staticmethod
     def _recipes(weights: Mapping[str, Floats], space: SearchSpace, method: str) -> list[LayerRecipe]:
         axes = [space.genes[space.column(gene)].choices for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES)]
         table = _representatives(space)
         for name in space.layers:
-            if not np.isfinite(weights[name]).all():
-                raise EmomcError(f"layer {name!r}: weights contain NaN or infinity; the network cannot be compressed.")
+            _check_range(name, weights[name])
         return [
             LayerRecipe(
                 np.ascontiguousarray(weights[name], dtype=np.float32),

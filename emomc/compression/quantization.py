@@ -12,7 +12,7 @@ Floats = NDArray[np.float32]
 # Clipping below a quarter of the largest weight never won on trained layers; finer steps change the distortion by
 # less than 0.1 %.
 _CLIPPING = np.linspace(0.25, 1.0, 31)
-_SMALLEST_SCALE = np.finfo(np.float16).smallest_subnormal
+_SMALLEST_SCALE, _LARGEST_SCALE = np.finfo(np.float16).smallest_subnormal, np.finfo(np.float16).max
 _SEARCHED_WIDTHS = 9  # at 10 bits and more, clipping only loses
 
 
@@ -22,8 +22,14 @@ def largest_level(bit_width: int) -> int:
 
 
 def storable_scale(scale: NDArray[np.floating]) -> NDArray[np.float16]:
-    """Scales as they are stored, never zero, so that dividing by them is safe."""
-    return np.maximum(scale.astype(np.float16), _SMALLEST_SCALE)
+    """Scales as they are stored: rounded up, so that a grid still reaches the largest weight; never zero or infinite.
+
+    At 16 bits the scales of ordinary weights are subnormal and far apart; rounded to the nearest, they would clip the
+    largest weights by percents.
+    """
+    inside = np.clip(scale, _SMALLEST_SCALE, _LARGEST_SCALE)
+    stored = inside.astype(np.float16)
+    return np.where(stored < inside, np.nextafter(stored, _LARGEST_SCALE), stored)
 
 
 def to_integers(levels: NDArray[np.floating], bit_width: int) -> NDArray[np.signedinteger]:
