@@ -224,7 +224,9 @@ def test_skipped_accesses_follow_the_shared_weights() -> None:
         TINY, rows=4, columns=3, registers=Registers(), buffer_bits=10**6, weight_sparsity=Sparsity.SKIPPING
     )
     unrolling = Unrolling(call, "CI:CO", 4, 3)
-    counts = count_accesses(unrolling, Block(), [("OX", "OY", "C", "K")])  # weights stay, partial sums come and go
+    counts = count_accesses(
+        unrolling, [Mapping(Block(), ("OX", "OY", "C", "K"))]
+    )  # weights stay, partial sums come and go
     schedule = best_schedules(call, device.tile_buffer(8), (8,))[:1]
     operands = Operands(np.array([keep]), np.array([8.0]), None, 8, 1.0)
     items = charge(device, unrolling, schedule, [counts], operands).items

@@ -61,5 +61,5 @@ def test_one_tile_is_the_whole_layer() -> None:
         for field in fields(Accesses):
             assert getattr(tiled, field.name).tolist() == getattr(best, field.name).tolist()
         for row, mapping in enumerate(mappings):
-            direct = count_accesses(unrolling, mapping.block, [mapping.order])
+            direct = count_accesses(unrolling, [mapping])
             assert direct.weight_reads[0] == best.weight_reads[row]

@@ -31,8 +31,8 @@ Order = tuple[str, ...]
 """Loops that take more than one step, innermost first."""
 
 _POSITION = {loop: position for position, loop in enumerate(TEMPORAL)}
-_WEIGHT_LOOPS = frozenset({"K", "C", "FY", "FX"})
-_OUTPUT_LOOPS = frozenset({"B", "K", "OY", "OX"})
+_WEIGHT_LOOPS = ("K", "C", "FY", "FX")
+_OUTPUT_LOOPS = ("B", "K", "OY", "OX")
 
 
 @dataclass(frozen=True)
@@ -99,79 +99,120 @@ def loop_orders(unrolling: Unrolling, block: Block) -> list[Order]:
     return list(permutations(loop for loop in TEMPORAL if block.steps(unrolling, loop) > 1))
 
 
-def count_accesses(unrolling: Unrolling, block: Block, orders: Sequence[Order]) -> Accesses:
-    """Words moved under each of the given orders.
+@dataclass(frozen=True, eq=False)
+class _Nest:
+    """m mappings of a layer call, arrays (m, loop) with the loops as in `TEMPORAL`.
+
+    Attributes:
+        unrolling: the call on its array.
+        ranks: position of each loop in its order, innermost 0; -1 for a loop of one step, which never moves.
+        length: steps of a loop that one block covers.
+        steps: blocks that a loop is cut into.
+        busy: PEs along a loop that are busy, summed over its blocks.
+        held: (m, 2) whether all taps along Y and X are held.
+    """
+
+    unrolling: Unrolling
+    ranks: NDArray[np.int64]
+    length: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    busy: NDArray[np.int64]
+    held: NDArray[np.int64]
+
+
+def ranks_of(mappings: Sequence[Mapping]) -> NDArray[np.int64]:
+    """Position of each loop in each mapping's order: (m, loop), -1 where it is not in the order."""
+    ranks = np.full((len(mappings), len(TEMPORAL)), -1)
+    for row, mapping in enumerate(mappings):
+        ranks[row, [_POSITION[loop] for loop in mapping.order]] = range(len(mapping.order))
+    return ranks
+
+
+def _nest(unrolling: Unrolling, mappings: Sequence[Mapping], ranks: NDArray[np.int64]) -> _Nest:
+    blocks = np.array([(b.K, b.C, b.FY_held, b.FX_held) for b in (mapping.block for mapping in mappings)])
+    held = blocks[:, 2:]
+    width = np.array([unrolling.width[loop] for loop in TEMPORAL])
+    extent = np.array([unrolling.extent(loop) for loop in TEMPORAL])
+    unblocked = -(-extent // width)
+    length = np.ones_like(ranks)
+    length[:, 1:3] = blocks[:, :2]
+    length[:, 5:] = np.where(held, unblocked[5:], 1)
+    steps = -(-unblocked // length)
+    busy = (steps - 1) * width + np.minimum(width, extent - (steps - 1) * length * width)
+    return _Nest(unrolling, np.where(steps > 1, ranks, -1), length, steps, busy, held)
+
+
+def count_accesses(
+    unrolling: Unrolling, mappings: Sequence[Mapping], ranks: NDArray[np.int64] | None = None
+) -> Accesses:
+    """Words moved by each of m mappings.
 
     Args:
         unrolling: the layer call on its array.
-        block: what a PE holds.
-        orders: as made by `loop_orders`.
+        mappings: with every loop that takes more than one step in its order; loops of one step are passed over.
+        ranks: `ranks_of` the mappings, where they are already known.
     """
-    ranks = np.full((len(orders), len(TEMPORAL)), -1)  # a loop of one step never moves
-    for row, order in enumerate(orders):
-        for rank, loop in enumerate(order):
-            ranks[row, _POSITION[loop]] = rank
+    nest = _nest(unrolling, mappings, ranks_of(mappings) if ranks is None else ranks)
     call = unrolling.call
-    psum_writes, psum_deliveries = _stationary(unrolling, block, ranks, _OUTPUT_LOOPS)
-    weight_reads, weight_deliveries = _stationary(unrolling, block, ranks, _WEIGHT_LOOPS)
-    input_reads, input_deliveries = _inputs(unrolling, block, ranks)
-    groups = call.G
+    psum_writes, psum_deliveries = _stationary(nest, _OUTPUT_LOOPS)
+    weight_reads, weight_deliveries = _stationary(nest, _WEIGHT_LOOPS)
+    input_reads, input_deliveries = _inputs(nest)
     return Accesses(
-        groups * weight_reads,
-        groups * input_reads,
-        groups * psum_writes,
-        groups * psum_writes - call.outputs,
-        groups * weight_deliveries,
-        groups * input_deliveries,
-        groups * psum_deliveries,
+        call.G * weight_reads,
+        call.G * input_reads,
+        call.G * psum_writes,
+        call.G * psum_writes - call.outputs,
+        call.G * weight_deliveries,
+        call.G * input_deliveries,
+        call.G * psum_deliveries,
     )
 
 
-def _busy(unrolling: Unrolling, block: Block, loop: str) -> int:
-    """PEs along a loop that are busy, summed over the loop's blocks."""
-    width, full = unrolling.width[loop], block.steps(unrolling, loop) - 1
-    return full * width + min(width, unrolling.extent(loop) - full * block.length(unrolling, loop) * width)
-
-
-def _stationary(
-    unrolling: Unrolling, block: Block, ranks: NDArray[np.int64], relevant: frozenset[str]
-) -> tuple[Counts, Counts]:
+def _stationary(nest: _Nest, relevant: tuple[str, ...]) -> tuple[Counts, Counts]:
     """Words and deliveries of an operand whose every word has one index in each relevant loop.
 
     A block stays while only irrelevant loops move; it comes again for every step of an irrelevant loop that
     encloses a relevant one.
     """
-    columns = [_POSITION[loop] for loop in TEMPORAL if loop in relevant]
-    moving = np.where(ranks[:, columns] < 0, len(TEMPORAL), ranks[:, columns])
-    innermost = moving.min(axis=1)
-    words = np.full(len(ranks), math.prod(unrolling.extent(loop) for loop in TEMPORAL if loop in relevant))
-    deliveries = words.copy()
-    for loop in TEMPORAL:
-        if loop not in relevant and unrolling.extent(loop) > 1:
-            repeats = ranks[:, _POSITION[loop]] > innermost
-            words *= np.where(repeats, block.steps(unrolling, loop), 1)
-            deliveries *= np.where(repeats, _busy(unrolling, block, loop), unrolling.width[loop])
-    return words, deliveries
+    inside = [_POSITION[loop] for loop in relevant]
+    outside = [position for position in range(len(TEMPORAL)) if position not in inside]
+    ranks = np.where(nest.ranks < 0, len(TEMPORAL), nest.ranks)
+    innermost = ranks[:, inside].min(axis=1, keepdims=True)
+    repeats = nest.ranks[:, outside] > innermost
+    words = math.prod(nest.unrolling.extent(loop) for loop in relevant)
+    width = np.array([nest.unrolling.width[TEMPORAL[position]] for position in outside])
+    reads: Counts = words * np.where(repeats, nest.steps[:, outside], 1).prod(axis=1)
+    deliveries: Counts = words * np.where(repeats, nest.busy[:, outside], width).prod(axis=1)
+    return reads, deliveries
 
 
-def _axis(unrolling: Unrolling, block: Block, image: str) -> Axis:
+def _axis(unrolling: Unrolling, image: str, held: bool) -> Axis:
     call, side = unrolling.call, "YX".index(image)
     outputs, taps = f"O{image}", f"F{image}"
     return Axis(
         unrolling.extent(outputs),
         unrolling.extent(taps),
-        unrolling.call.IY if image == "Y" else unrolling.call.IX,
+        call.IY if image == "Y" else call.IX,
         call.stride[side],
         call.padding[side],
         call.dilation[side],
         unrolling.width[outputs],
         unrolling.width[taps],
-        block.FY_held if image == "Y" else block.FX_held,
+        held,
     )
 
 
-def _moves(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How each loop moves in the step where each loop advances: (order, advancing rank, loop).
+def _window(nest: _Nest, side: int, outputs: NDArray[np.int64], taps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sums along an image axis for the moves of its two loops: (wanted, kept, deliveries, held), m, step."""
+    held = nest.held[:, side]
+    sums = {kind: window_sums(_axis(nest.unrolling, "YX"[side], bool(kind))) for kind in set(held.tolist())}
+    table = np.stack([sums.get(kind, next(iter(sums.values()))) for kind in (0, 1)])
+    picked: NDArray[np.int64] = table[held[:, None], :, outputs, taps]
+    return np.moveaxis(picked, -1, 0)
+
+
+def _moves(ranks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """How each loop moves in the step where each rank's loop advances: (m, advancing rank, loop); and which exist.
 
     The last rank stands for the very first step, in which all loops are at their beginning.
     """
@@ -179,30 +220,33 @@ def _moves(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
     advancing = np.arange(levels)[None, :, None]
     moves = np.sign(advancing - ranks[:, None, :]) + MOVED  # SAME, MOVED, WRAPPED are 0, 1, 2
     moves[:, :-1] *= ranks[:, None, :] >= 0
-    return moves
+    exists = (moves == MOVED).any(axis=2)
+    exists[:, -1] = True
+    return moves, exists
 
 
-def _per_move(total: int, first: int) -> Counts:
-    """A sum over a loop's steps for SAME, MOVED and WRAPPED, from that over all of them and that of the first."""
-    return np.array([total, total - first, first])
+def _per_move(total: Counts, first: Counts, moves: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A sum over a loop's steps as it moves, (m, step), from that over all steps and that of the first, each (m,)."""
+    table = np.stack([total, total - first, first], axis=1)
+    return np.take_along_axis(table, moves, axis=1)
 
 
-def _inputs(unrolling: Unrolling, block: Block, ranks: NDArray[np.int64]) -> tuple[Counts, Counts]:
+def _inputs(nest: _Nest) -> tuple[Counts, Counts]:
     """Words and deliveries of inputs: what each step wants less what is still held from the step before."""
-    every = _moves(ranks)
-    moves = {loop: every[:, :, position] for loop, position in _POSITION.items()}
-    batch = _per_move(unrolling.call.B, 1)[moves["B"]]
-    channels = unrolling.extent("C")
-    first_block = min(channels, block.C * unrolling.width["C"])
-    outer = batch * _per_move(channels, first_block)[moves["C"]]
-    same = (moves["B"] == SAME) & (moves["C"] == SAME)
-    y, x = (window_sums(_axis(unrolling, block, image)) for image in "YX")
-    at_y, at_x = (moves["OY"], moves["FY"]), (moves["OX"], moves["FX"])
-    wanted = y.wanted[at_y] * x.wanted[at_x] - same * (y.kept[at_y] * x.kept[at_x])
-    delivered = y.deliveries[at_y] * x.deliveries[at_x] - same * (y.held[at_y] * x.held[at_x])
-    filters = _per_move(block.steps(unrolling, "K"), 1)[moves["K"]]
-    copies = _per_move(_busy(unrolling, block, "K"), unrolling.width["K"])[moves["K"]]
-    return (outer * filters * wanted).sum(axis=1), (outer * copies * delivered).sum(axis=1)
+    moves, exists = _moves(nest.ranks)
+    b, k, c, oy, ox, fy, fx = np.moveaxis(moves, -1, 0)
+    ones = np.ones(len(nest.ranks), np.int64)
+    channels, width = nest.unrolling.extent("C"), nest.unrolling.width
+    first_block = np.minimum(channels, nest.length[:, _POSITION["C"]] * width["C"])
+    outer = exists * _per_move(ones * nest.unrolling.call.B, ones, b) * _per_move(ones * channels, first_block, c)
+    same = (b == SAME) & (c == SAME)
+    along_y, along_x = _window(nest, 0, oy, fy), _window(nest, 1, ox, fx)
+    wanted, kept, delivered, held = along_y * along_x
+    filters = _per_move(nest.steps[:, _POSITION["K"]], ones, k)
+    copies = _per_move(nest.busy[:, _POSITION["K"]], ones * width["K"], k)
+    reads: Counts = (outer * filters * (wanted - same * kept)).sum(axis=1)
+    deliveries: Counts = (outer * copies * (delivered - same * held)).sum(axis=1)
+    return reads, deliveries
 
 
 def register_blocks(unrolling: Unrolling, registers: Registers) -> list[Block]:
@@ -232,10 +276,10 @@ def best_mappings(unrolling: Unrolling, registers: Registers) -> tuple[tuple[Map
     mappings: list[Mapping] = []
     parts: list[Accesses] = []
     for block in register_blocks(unrolling, registers):
-        orders = loop_orders(unrolling, block)
-        counts = count_accesses(unrolling, block, orders)
+        here = [Mapping(block, order) for order in loop_orders(unrolling, block)]
+        counts = count_accesses(unrolling, here)
         rows = pareto_rows(_traffic(counts))
-        mappings += [Mapping(block, orders[row]) for row in rows]
+        mappings += [here[row] for row in rows]
         parts.append(counts.take(rows))
     merged = Accesses(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Accesses)))
     rows = pareto_rows(_traffic(merged))

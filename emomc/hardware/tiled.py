@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from itertools import groupby, product
-from operator import attrgetter
+from itertools import product
 
 import numpy as np
 
-from emomc.hardware.accesses import Accesses, Mapping, count_accesses
+from emomc.hardware.accesses import Accesses, Mapping, count_accesses, ranks_of
 from emomc.hardware.dataflow import Unrolling
 from emomc.hardware.tiling import Tile, spans
 from emomc.network.layers import LoopBounds
@@ -42,23 +41,16 @@ def tiled_accesses(unrolling: Unrolling, tile: Tile, mappings: Sequence[Mapping]
     Args:
         unrolling: the whole layer on its array.
         tile: extents of a full tile.
-        mappings: with the loops' order that is best for the whole layer; loops of one step drop out of it.
+        mappings: of the whole layer; loops that take one step in a tile drop out of their orders.
     """
-    total = np.zeros((len(fields(Accesses)), len(mappings)), np.int64)
+    names = [field.name for field in fields(Accesses)]
+    ranks = ranks_of(mappings)
+    total = np.zeros((len(names), len(mappings)), np.int64)
     for part, times in tile_calls(unrolling.call, tile).items():
-        total += times * _counts(replace(unrolling, call=part), mappings)
+        counts = count_accesses(replace(unrolling, call=part), mappings, ranks)
+        total += times * np.stack([getattr(counts, name) for name in names])
     accesses = Accesses(*total)
     return replace(accesses, psum_reads=accesses.psum_writes - unrolling.call.outputs)
-
-
-def _counts(unrolling: Unrolling, mappings: Sequence[Mapping]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Counts of one tile: (field of Accesses, mapping); mappings of one block stand together."""
-    columns = []
-    for block, group in groupby(mappings, key=attrgetter("block")):
-        moving = [tuple(loop for loop in m.order if block.steps(unrolling, loop) > 1) for m in group]
-        counts = count_accesses(unrolling, block, moving)
-        columns.append(np.stack([getattr(counts, field.name) for field in fields(Accesses)]))
-    return np.concatenate(columns, axis=1)
 
 
 def tiled_cycles(unrolling: Unrolling, tile: Tile) -> int:

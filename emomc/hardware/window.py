@@ -37,23 +37,6 @@ class Axis:
 
 
 @dataclass(frozen=True, eq=False)
-class WindowSums:
-    """Sums over all steps of an axis, each (3, 3): how the output loop moves, how the tap loop moves.
-
-    Attributes:
-        wanted: distinct input words that the step's PEs want.
-        kept: those of them that every PE that wants them already holds.
-        deliveries: words that the step's PEs want, counted for each PE.
-        held: those of them that the PE already holds.
-    """
-
-    wanted: NDArray[np.int64]
-    kept: NDArray[np.int64]
-    deliveries: NDArray[np.int64]
-    held: NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
 class _Loop:
     """A loop along the axis: ``index[step, pe, held]`` in units of the axis, -1 where the PE idles."""
 
@@ -96,8 +79,16 @@ def _count(axis: Axis, now: NDArray[np.int64], before: NDArray[np.int64]) -> tup
 
 
 @lru_cache(maxsize=4096)
-def window_sums(axis: Axis) -> WindowSums:
-    """Sums over the steps of an axis for every pattern of movement."""
+def window_sums(axis: Axis) -> NDArray[np.int64]:
+    """Sums over all steps of an axis, (4, 3, 3): what is counted, how the output loop moves, how the tap loop moves.
+
+    Counted are
+
+    * distinct input words that the step's PEs want;
+    * those of them that every PE that wants them already holds;
+    * words that the step's PEs want, counted for each PE;
+    * those of them that the PE already holds.
+    """
     outputs = _loop(axis.outputs, axis.output_width, False)
     taps = _loop(axis.taps, axis.tap_width, axis.taps_held)
     sums = np.zeros((4, 3, 3), np.int64)
@@ -107,4 +98,5 @@ def window_sums(axis: Axis) -> WindowSums:
             if len(o_now) and len(f_now):
                 now, before = _addresses(axis, o_now, f_now), _addresses(axis, o_before, f_before)
                 sums[:, o_pattern, f_pattern] = _count(axis, now, before)
-    return WindowSums(*sums)
+    sums.flags.writeable = False  # shared by all callers
+    return sums
