@@ -42,7 +42,7 @@ def all_blobs(bank: Bank) -> dict[tuple[int, int, int, int], bytes]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix == ".npy"}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def choices(indices: tuple[int, ...]) -> tuple[float, int, int]:
@@ -139,11 +139,11 @@ def damage(path: Path, how: str) -> None:
     path.write_bytes(changed)
 
 
-@pytest.mark.parametrize("how", ["empty", "cut", "longer", "other", "zeros"])
-@pytest.mark.parametrize("kind", ["blobs.npy", "index.npz"])
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [*(("index", how) for how in ("empty", "cut", "longer", "other", "zeros")), ("blobs", "cut"), ("blobs", "longer")],
+)
 def test_a_damaged_file_is_built_again(bank: Bank, tmp_path: Path, kind: str, how: str) -> None:
-    if (kind, how) == ("index.npz", "longer"):
-        pytest.skip("a zip file may be followed by anything")
     Bank.open(tmp_path, layers(), SPACE)
     for path in tmp_path.glob(f"*.{kind}"):
         damage(path, how)
@@ -152,12 +152,12 @@ def test_a_damaged_file_is_built_again(bank: Bank, tmp_path: Path, kind: str, ho
     assert all_blobs(again) == all_blobs(bank)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_flipped_bit_of_an_index_is_harmless(bank: Bank, folder: Path, tmp_path: Path, data: st.DataObject) -> None:
     for name, content in {path.name: path.read_bytes() for path in folder.iterdir()}.items():
         (tmp_path / name).write_bytes(content)
-    target = data.draw(st.sampled_from(sorted(tmp_path.glob("*.index.npz"))))
+    target = data.draw(st.sampled_from(sorted(tmp_path.glob("*.index"))))
     content = bytearray(target.read_bytes())
     position = data.draw(st.integers(0, len(content) - 1))
     content[position] ^= 1 << data.draw(st.integers(0, 7))
@@ -169,13 +169,13 @@ def test_any_flipped_bit_of_an_index_is_harmless(bank: Bank, folder: Path, tmp_p
 def test_a_flipped_bit_of_a_blob_is_noticed_when_it_is_read_and_healed_by_repeating(tmp_path: Path) -> None:
     bank = Bank.open(tmp_path, layers(), SPACE)
     expected = all_blobs(bank)
-    for path in tmp_path.glob("*.blobs.npy"):
+    for path in tmp_path.glob("*.blobs"):
         content = bytearray(path.read_bytes())
-        content[-5] ^= 4
+        content[-2] ^= 4
         path.write_bytes(bytes(content))
-    with pytest.raises(EmomcError, match="damaged.*repeat the command"):
+    with pytest.raises(EmomcError, match=r"damaged.*repeat the command"):
         all_blobs(Bank.open(tmp_path, layers(), SPACE))
-    with pytest.raises(EmomcError, match="damaged.*repeat the command"):
+    with pytest.raises(EmomcError, match=r"damaged.*repeat the command"):
         all_blobs(Bank.open(tmp_path, layers(), SPACE))  # the other layer
     assert all_blobs(Bank.open(tmp_path, layers(), SPACE)) == expected
 
@@ -201,7 +201,7 @@ def test_two_layers_of_equal_weights_share_their_files(tmp_path: Path) -> None:
     space = SearchSpace.full(("a", "b"), GENES)
     weight = layers()["head"]
     bank = Bank.open(tmp_path, {"a": weight, "b": weight.copy()}, space, workers=2)
-    assert len(list(tmp_path.glob("*.index.npz"))) == 1
+    assert len(list(tmp_path.glob("*.index"))) == 1
     assert np.array_equal(bank.sizes[0], bank.sizes[1])
     assert not list(tmp_path.glob("*.part"))
 
@@ -223,7 +223,7 @@ def test_weights_that_cannot_be_stored_are_named(tmp_path: Path, value: float, w
 
 def test_a_layer_of_tiny_weights_is_refused_and_one_of_zeros_is_not(tmp_path: Path) -> None:
     weight = layers()
-    with pytest.raises(EmomcError, match="layer 'conv'.*Scale its weights"):
+    with pytest.raises(EmomcError, match=r"layer 'conv'.*Scale its weights"):
         Bank.open(tmp_path, weight | {"conv": weight["conv"] * np.float32(1e-7)}, SPACE)
     zeros = Bank.open(tmp_path, weight | {"conv": np.zeros(SHAPES["conv"], np.float32)}, SPACE)
     assert not zeros.distortions[0].any()
@@ -237,5 +237,5 @@ def test_an_unknown_method_suggests_the_nearest(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "bank").write_text("a file where the folder should be")
-    with pytest.raises(EmomcError, match=r"bank cannot be written.*repeat"):
+    with pytest.raises(EmomcError, match=r"bank/\w+.blobs cannot be written.*repeat"):
         Bank.open(tmp_path / "bank", layers(), SPACE)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, SearchSpace
 Floats = NDArray[np.float32]
 # Largest weights of a layer that half-precision scales resolve: at least a hundred steps, and no clipping at 2 bits.
 _STORABLE = (1e-5, 65504.0)
+_ROW = np.dtype([("length", "<i8"), ("checksum", "<u4"), ("distortion", "<f8")])  # of a layer's index file
 _VERSION = 2  # raise when a change to compression or coding makes stored blobs stale
 
 
@@ -59,10 +59,11 @@ class LayerVariants:
     """The stored variants of one layer. It travels to workers as numbers and a path, never as the blobs.
 
     Attributes:
-        offsets: shape ``(P*Q*S + 1,)``; blob v is ``data[offsets[v]:offsets[v + 1]]``, empty where v is not canonical.
+        offsets: shape ``(P*Q*S + 1,)``; blob v lies from ``offsets[v]`` to ``offsets[v + 1]``, of no length where v
+            is not canonical.
         distortion: shape ``(P*Q*S,)``, squared weight error over squared weights.
         checksums: shape ``(P*Q*S,)``, CRC-32 of each blob.
-        path: file of all blobs.
+        path: file of all blobs, one after the other.
     """
 
     offsets: NDArray[np.int64]
@@ -71,13 +72,15 @@ class LayerVariants:
     path: Path
 
     def blob(self, variant: int) -> bytes:
-        """Coded bytes of a variant, read from the memory-mapped file.
+        """Coded bytes of a variant, read from the file.
 
         Raises:
             EmomcError: the file has changed since it was written; it is removed, so that the bank is built again.
         """
-        data = np.load(self.path, mmap_mode="r")
-        blob = bytes(data[self.offsets[variant] : self.offsets[variant + 1]])
+        start, end = self.offsets[variant : variant + 2].tolist()
+        with self.path.open("rb") as stream:
+            stream.seek(start)
+            blob = stream.read(end - start)
         if zlib.crc32(blob) != self.checksums[variant]:
             self.path.unlink(missing_ok=True)
             raise EmomcError(f"{self.path}: a compressed layer is damaged. It was removed; repeat the command.")
@@ -116,26 +119,32 @@ def _compress_layer(recipe: LayerRecipe) -> tuple[list[bytes], NDArray[np.float6
 def _build_layer(recipe: LayerRecipe, folder: Path) -> None:
     """Compress one layer in every way and store it; the index is written last and marks the layer as complete."""
     blobs, distortion = _compress_layer(recipe)
-    offsets = np.concatenate([[0], np.cumsum([len(blob) for blob in blobs])]).astype(np.int64)
-    data = np.frombuffer(b"".join(blobs), dtype=np.uint8)
-    with atomic_write(folder / f"{recipe.key}.blobs.npy") as stream:
-        np.save(stream, data)
-    with atomic_write(folder / f"{recipe.key}.index.npz") as stream:
-        np.savez(stream, offsets=offsets, distortion=distortion, checksums=[zlib.crc32(blob) for blob in blobs])
+    rows = np.zeros(len(blobs), _ROW)
+    rows["length"] = [len(blob) for blob in blobs]
+    rows["checksum"] = [zlib.crc32(blob) for blob in blobs]
+    rows["distortion"] = distortion
+    with atomic_write(folder / f"{recipe.key}.blobs") as stream:
+        stream.write(b"".join(blobs))
+    with atomic_write(folder / f"{recipe.key}.index") as stream:
+        stream.write(zlib.crc32(rows.tobytes()).to_bytes(4, "little") + rows.tobytes())
 
 
 def _open_layer(recipe: LayerRecipe, folder: Path) -> LayerVariants | None:
     """The stored variants, or None where they are absent or damaged."""
+    path = folder / f"{recipe.key}.blobs"
     try:
-        with np.load(folder / f"{recipe.key}.index.npz") as index:
-            offsets, distortion, checksums = index["offsets"], index["distortion"], index["checksums"]
-        path = folder / f"{recipe.key}.blobs.npy"
-        length = len(np.load(path, mmap_mode="r"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        data = (folder / f"{recipe.key}.index").read_bytes()
+        length = path.stat().st_size
+    except OSError:
         return None
-    if len(offsets) != recipe.representative.size + 1 or offsets[-1] != length:
+    checksum, body = int.from_bytes(data[:4], "little"), data[4:]
+    if len(body) != recipe.representative.size * _ROW.itemsize or zlib.crc32(body) != checksum:
         return None
-    return LayerVariants(offsets, distortion, checksums, path)
+    rows = np.frombuffer(body, _ROW)
+    offsets = np.concatenate([[0], np.cumsum(rows["length"])])
+    if offsets[-1] != length:
+        return None
+    return LayerVariants(offsets, rows["distortion"], rows["checksum"], path)
 
 
 def _representatives(space: SearchSpace) -> NDArray[np.int64]:
@@ -204,7 +213,6 @@ class Bank:
         """
         if method not in METHODS:
             raise unknown_name("compression method", method, METHODS)
-        folder.mkdir(parents=True, exist_ok=True)
         recipes = cls._recipes(weights, space, method)
         missing = [recipe for recipe in recipes if _open_layer(recipe, folder) is None]
         missing.sort(key=lambda recipe: -recipe.weight.size)  # the longest jobs first keeps the workers busy

@@ -29,7 +29,7 @@ def storable_scale(scale: NDArray[np.floating]) -> NDArray[np.float16]:
     """
     inside = np.clip(scale, _SMALLEST_SCALE, _LARGEST_SCALE)
     stored = inside.astype(np.float16)
-    return np.where(stored < inside, np.nextafter(stored, _LARGEST_SCALE), stored)
+    return np.asarray(np.where(stored < inside, np.nextafter(stored, _LARGEST_SCALE), stored))
 
 
 def to_integers(levels: NDArray[np.floating], bit_width: int) -> NDArray[np.signedinteger]:
