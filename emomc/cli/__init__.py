@@ -31,7 +31,7 @@ def main() -> None:
       emomc export runs/digits p03 --out small.emomc
 
     `emomc COMMAND --help` explains each command with examples.
-    """
+    """  # noqa: D301 - click's mark
 
 
 for _command in (tasks, search, show, plot, pick, export, verify, cost, salvage):

@@ -1,4 +1,4 @@
-"""What went wrong, in one message and an exit code: 2 for what the user can put right, 130 for Ctrl-C."""
+"""How commands end that cannot do what was asked: one message, and an exit code."""
 
 from __future__ import annotations
 
@@ -9,22 +9,32 @@ import click
 
 from emomc.errors import EmomcError
 
-BAD_INPUT = 2
-INTERRUPTED = 130
-
 
 class Fault(click.ClickException):
-    """Ends the command with a message on standard error."""
+    """Something that the user can put right."""
 
-    def __init__(self, message: str, exit_code: int = BAD_INPUT, title: str = "Error") -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-        self._title = title
+    exit_code = 2
+    title = "Error"
+    color = "red"
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Title in red, then the message."""
-        color = "yellow" if self.exit_code == INTERRUPTED else "red"
-        click.echo(click.style(f"{self._title}: ", fg=color, bold=True) + self.message, file=file, err=True)
+        """Title in colour, then the message, on standard error."""
+        click.echo(click.style(f"{self.title}: ", fg=self.color, bold=True) + self.message, file=file, err=True)
+
+
+class Interrupted(Fault):
+    """Ctrl-C."""
+
+    exit_code = 130
+    title = "Interrupted"
+    color = "yellow"
+
+
+class Different(Fault):
+    """A check that did not hold."""
+
+    exit_code = 1
+    title = "Different"
 
 
 class ClearErrors(click.Group):
@@ -36,7 +46,7 @@ class ClearErrors(click.Group):
         except EmomcError as error:
             raise Fault(str(error)) from None
         except KeyboardInterrupt:
-            raise Fault("stopped by Ctrl-C.", INTERRUPTED, "Interrupted") from None
+            raise Interrupted("stopped by Ctrl-C.") from None
         except BrokenPipeError:
             raise  # the reader of a pipe has gone; click ends quietly
         except OSError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from emomc.cli.values import Loss, Quantity
+from emomc.cli.values import loss, quantity
 
 FOLDER = click.Path(path_type=Path)
 
@@ -23,7 +23,7 @@ def show(run: Path) -> None:
     \b
     Example:
       emomc show runs/digits
-    """
+    """  # noqa: D301 - click's mark
     from emomc.cli.output import console
     from emomc.report import front_table, read_run, search_facts
 
@@ -48,7 +48,7 @@ def plot(run: Path, out: Path | None) -> None:
     \b
     Example:
       emomc plot runs/digits --out figures
-    """
+    """  # noqa: D301 - click's mark
     from emomc.report import plot_run, read_run
 
     for path in plot_run(read_run(run), out):
@@ -57,9 +57,11 @@ def plot(run: Path, out: Path | None) -> None:
 
 @click.command(short_help="Choose one point: the knee, or the best within budgets.")
 @click.argument("run", type=FOLDER)
-@click.option("--max-loss", type=Loss(), help="Most error above the dense network's, e.g. 0.5%.")
-@click.option("--max-energy", type=Quantity("J", "20uJ"), help="Most energy of one inference, e.g. 20uJ.")
-@click.option("--max-size", type=Quantity("B", "100kB"), help="Largest file, e.g. 100kB.")
+@click.option("--max-loss", metavar="LOSS", callback=loss, help="Most error above the dense network's, e.g. 0.5%.")
+@click.option(
+    "--max-energy", metavar="ENERGY", callback=quantity("J", "20uJ"), help="Most energy of one inference, e.g. 20uJ."
+)
+@click.option("--max-size", metavar="SIZE", callback=quantity("B", "100kB"), help="Largest file, e.g. 100kB.")
 def pick(run: Path, max_loss: float | None, max_energy: float | None, max_size: float | None) -> None:
     """Choose one point of a front.
 
@@ -74,7 +76,7 @@ def pick(run: Path, max_loss: float | None, max_energy: float | None, max_size: 
       emomc pick runs/digits
       emomc pick runs/digits --max-loss 0.5%
       emomc pick runs/digits --max-size 100kB --max-energy 20uJ
-    """
+    """  # noqa: D301 - click's mark
     from emomc.report import ENERGY, LOSS, SIZE, best_within, point_lines, read_run
 
     data = read_run(run)
@@ -95,7 +97,7 @@ def salvage(run: Path) -> None:
     \b
     Example:
       emomc salvage runs/digits
-    """
+    """  # noqa: D301 - click's mark
     from emomc.run import salvage as save
 
     count, damaged = save(run / "store.sqlite")

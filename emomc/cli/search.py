@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emomc.cli.faults import INTERRUPTED, Fault
-from emomc.cli.values import GeneChoices, Loss
+from emomc.cli.faults import Interrupted
+from emomc.cli.values import genes, loss
 from emomc.errors import EmomcError
 
 if TYPE_CHECKING:
@@ -40,8 +40,22 @@ _OWN = ("data", "checkpoint", "download")  # options that are handed to the task
     help="Minimize this: a name, or module:attribute; repeatable.  [error, energy, size]",
 )
 @click.option("--constraint", multiple=True, metavar="TEXT", help="Such as 'size<=100kB'; repeatable.")
-@click.option("--max-loss", type=Loss(), default="10%", show_default=True, help="Most error above the dense network's.")
-@click.option("--gene", "genes", type=GeneChoices(), multiple=True, help="Such as bit_width=8,4,2; repeatable.")
+@click.option(
+    "--max-loss",
+    metavar="LOSS",
+    callback=loss,
+    default="10%",
+    show_default=True,
+    help="Most error above the dense network's.",
+)
+@click.option(
+    "--gene",
+    "genes",
+    metavar="GENE=CHOICES",
+    callback=genes,
+    multiple=True,
+    help="Such as bit_width=8,4,2; repeatable.",
+)
 @click.option("--workers", type=click.IntRange(1), help="Processes; the result does not depend on it.  [one per CPU]")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto takes cuda if present.")
 @click.option("--data", type=click.Path(), help="Data folder, for tasks that take one.")
@@ -52,8 +66,8 @@ def search(task: str, run: Path | None, workers: int | None, device: str, **give
 
     TASK is a name that `emomc tasks` lists, or a function of your own as module:function or file.py:function.
 
-    Everything is kept in the run folder. Ctrl-C is safe at any moment: every measurement is on disk when it is made, and
-    repeating the command goes on where it stopped. A larger --budget continues a finished run.
+    Everything is kept in the run folder. Ctrl-C is safe at any moment: every measurement is on disk when it is made,
+    and repeating the command goes on where it stopped. A larger --budget uses what is already measured.
 
     \b
     Examples:
@@ -62,15 +76,15 @@ def search(task: str, run: Path | None, workers: int | None, device: str, **give
       emomc search cifar10-resnet20 --data ~/data --constraint 'size<=60kB'
       emomc search digits --objective error --objective mymodule:bit_operations
       emomc search digits --gene bit_width=8,4,2 --dataflow X:Y --dataflow CI:CO
-    """
-    folder = run or Path("runs") / _folder_name(task)
+    """  # noqa: D301 - click's mark
+    folder = run or default_folder(task)
     options = _options(task, given)
     started = time.monotonic()
     try:
         evaluations = _run(folder, options, workers, device)
         _report(folder, evaluations, time.monotonic() - started)
     except KeyboardInterrupt:
-        raise Fault(_kept(folder), INTERRUPTED, "Interrupted") from None
+        raise Interrupted(_kept(folder)) from None
 
 
 def _options(task: str, given: Mapping[str, Any]) -> Options:
@@ -86,7 +100,7 @@ def _options(task: str, given: Mapping[str, Any]) -> Options:
         max_loss=given["max_loss"],
         strategy=given["strategy"],
         method=given["method"],
-        genes=dict(given["genes"]),
+        genes=given["genes"],
         seed=given["seed"],
         budget=given["budget"],
         minutes=given["minutes"],
@@ -151,12 +165,9 @@ def _report(folder: Path, evaluations: int, seconds: float) -> None:
         return
     out.print("Figures: " + ", ".join(str(path) for path in plot_run(run)))
     out.print(f"Next: emomc pick {folder} --max-loss 1%")
-    out.print(f"      emomc export {folder} {knee(run).name} --out {_folder_name(options_task(run.options))}.emomc")
-
-
-def options_task(options: Mapping[str, Any]) -> str:
-    """The task's name in the options of a run."""
-    return str(options["task"])
+    out.print(
+        f"      emomc export {folder} {knee(run).name} --out {default_folder(str(run.options['task'])).name}.emomc"
+    )
 
 
 def _kept(folder: Path) -> str:
@@ -173,6 +184,6 @@ def _kept(folder: Path) -> str:
     return f"{count} measurements are kept in {folder}. Repeat the command to continue where it stopped."
 
 
-def _folder_name(task: str) -> str:
-    """A task's name as a file name: of ``path/to/file.py:function`` the function."""
-    return re.sub(r"[^\w.-]+", "-", task.rpartition(":")[2])
+def default_folder(task: str) -> Path:
+    """Where a task's run is kept unless told otherwise; of ``path/to/file.py:function`` the function names it."""
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", task.rpartition(":")[2])

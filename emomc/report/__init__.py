@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emomc.report.choosing import LOSS, best_within, knee
 from emomc.report.plotting import plot_run
-from emomc.report.rundata import ENERGY, SIZE, Evaluation, Point, RunData, column_parts, read_run
+from emomc.report.rundata import ENERGY, SIZE, Evaluation, Point, RunData, read_run
 from emomc.report.table import front_table, point_lines, search_facts
 from emomc.report.units import percent, points, si
 
@@ -16,7 +16,6 @@ __all__ = [
     "Point",
     "RunData",
     "best_within",
-    "column_parts",
     "front_table",
     "knee",
     "percent",

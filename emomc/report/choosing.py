@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.errors import EmomcError
-from emomc.report.rundata import Point, RunData, column_parts
+from emomc.report.rundata import Point, RunData
 from emomc.report.units import si
 
 LOSS = "loss"
@@ -49,7 +49,7 @@ def best_within(run: RunData, limits: Mapping[str, float]) -> Point:
             "Search again with a larger --max-loss or other constraints, in another folder."
         )
     values = _values(run)
-    fits = np.all([values[name] <= limit for name, limit in limits.items()] or [[True] * len(run.points)], axis=0)
+    fits = _within(values, limits)
     if not fits.any():
         raise EmomcError(_what_to_relax(run, values, limits))
     rest = [name for name in _objectives(run) if name not in limits] or list(_objectives(run))
@@ -63,10 +63,18 @@ def _values(run: RunData) -> dict[str, Doubles]:
     return values | {column: np.array([point.costs[column] for point in run.points]) for column in run.cost_columns}
 
 
+def _within(values: Mapping[str, Doubles], limits: Mapping[str, float]) -> NDArray[np.bool_]:
+    """Points that keep to limits, shape ``(n,)``."""
+    fits = np.ones(len(values[LOSS]), dtype=np.bool_)
+    for name, limit in limits.items():
+        fits &= values[name] <= limit
+    return fits
+
+
 def _objectives(run: RunData) -> tuple[str, ...]:
     """Names in `_values` of what the search minimized."""
     wanted = set(run.summary["objectives"])
-    costs = [column for column in run.cost_columns if column_parts(column)[0] in wanted or column in wanted]
+    costs = [column for column in run.cost_columns if run.name_and_unit(column)[0] in wanted]
     return (*([LOSS] if "error" in wanted else []), *costs)
 
 
@@ -80,25 +88,26 @@ def _what_to_relax(run: RunData, values: Mapping[str, Doubles], limits: Mapping[
     """For every limit, the least that the points within the other limits reach."""
     lines = []
     for name, limit in limits.items():
-        others = [values[other] <= bound for other, bound in limits.items() if other != name]
-        fits = np.all(others, axis=0) if others else np.ones(len(run.points), dtype=bool)
+        fits = _within(values, {other: bound for other, bound in limits.items() if other != name})
         if fits.any():
             row = int(np.where(fits, values[name], np.inf).argmin())
-            least = _shown(name, float(values[name][row]))
-            lines.append(f"  --max-{_option(name)} {least} instead of {_shown(name, limit)} ({run.points[row].name})")
+            least = _shown(run, name, float(values[name][row]))
+            lines.append(
+                f"  --max-{_option(run, name)} {least} instead of {_shown(run, name, limit)} ({run.points[row].name})"
+            )
     if not lines:
-        lines = [f"  least {_option(name)}: {_shown(name, float(values[name].min()))}" for name in limits]
+        lines = [f"  least {_option(run, name)}: {_shown(run, name, float(values[name].min()))}" for name in limits]
         return "no point keeps to these limits, and relaxing one alone is not enough.\n" + "\n".join(lines)
     return "no point keeps to all of these limits. Relax one of them:\n" + "\n".join(lines)
 
 
-def _option(name: str) -> str:
-    return LOSS if name == LOSS else column_parts(name)[0]
+def _option(run: RunData, name: str) -> str:
+    return LOSS if name == LOSS else run.name_and_unit(name)[0]
 
 
-def _shown(name: str, value: float) -> str:
+def _shown(run: RunData, name: str, value: float) -> str:
     """A limit as one would type it, rounded up so that it can be kept."""
     if name == LOSS:
         return f"{math.ceil(10000 * value - 1e-6) / 100:.2f}%"
     step = 10.0 ** (math.floor(math.log10(value)) - 2) if value > 0 else 1.0
-    return si(math.ceil(value / step - 1e-6) * step, column_parts(name)[1]).replace(" ", "").replace("µ", "u")
+    return si(math.ceil(value / step - 1e-6) * step, run.name_and_unit(name)[1]).replace(" ", "").replace("µ", "u")

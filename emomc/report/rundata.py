@@ -85,9 +85,17 @@ class RunData:
         """Columns of every objective but the error, energy and size first."""
         return tuple(self.points[0].costs) if self.points else (ENERGY, SIZE)
 
+    def name_and_unit(self, column: str) -> tuple[str, str]:
+        """Objective and unit symbol of a cost column: ``"size_bytes"`` is ``("size", "B")``."""
+        for name in (*self.summary["objectives"], "energy", "size"):
+            if column.startswith(f"{name}_"):
+                unit = column[len(name) + 1 :]
+                return name, _UNITS.get(unit, unit)
+        return column, ""
+
     def reference(self, column: str) -> float | None:
         """Cost of the uncompressed 32-bit network, where the run knows it."""
-        return dict(self.summary["reference"]).get(column_parts(column)[0])
+        return dict(self.summary["reference"]).get(self.name_and_unit(column)[0])
 
     def point(self, name: str) -> Point:
         """A point by name.
@@ -99,12 +107,6 @@ class RunData:
             if point.name == name:
                 return point
         raise unknown_name("point", name, [point.name for point in self.points])
-
-
-def column_parts(column: str) -> tuple[str, str]:
-    """Name and unit symbol of a cost column: ``"size_bytes"`` is ``("size", "B")``."""
-    name, _, unit = column.rpartition("_")
-    return (name, _UNITS[unit]) if name and unit in _UNITS else (column, "")
 
 
 def read_run(folder: Path) -> RunData:

@@ -7,18 +7,23 @@ import math
 from rich.table import Table
 
 from emomc.report.choosing import knee
-from emomc.report.rundata import Point, RunData, column_parts
+from emomc.report.rundata import Point, RunData
 from emomc.report.units import percent, points, si
+
+
+def heading(run: RunData) -> str:
+    """What was compressed, for what."""
+    return f"{run.summary['task']}, accelerator {run.summary['accelerator']}, measured on the test split"
 
 
 def front_table(run: RunData) -> Table:
     """One row a point, the dense network above them; ratios are against the dense network in 32-bit floats."""
-    table = Table(title=f"{run.summary['task']} on {run.summary['accelerator']}, measured on the test split")
+    table = Table(title=heading(run))
     table.add_column("point", no_wrap=True)
     table.add_column("error", justify="right", no_wrap=True)
     table.add_column("loss in points", justify="right", no_wrap=True)
     for column in run.cost_columns:
-        table.add_column(column_parts(column)[0].replace("_", " "), justify="right", no_wrap=True)
+        table.add_column(run.name_and_unit(column)[0].replace("_", " "), justify="right", no_wrap=True)
         if run.reference(column):
             table.add_column("less", justify="right", no_wrap=True)
     table.add_column("file", overflow="fold")
@@ -26,7 +31,9 @@ def front_table(run: RunData) -> Table:
     table.add_section()
     marked = knee(run).name if run.points else ""
     for point in run.points:
-        table.add_row(*_cells(run, point), style="bold" if point.name == marked else None)
+        is_knee = point.name == marked
+        name = f"{point.name} knee" if is_knee else point.name
+        table.add_row(name, *_cells(run, point), style="bold" if is_knee else None)
     return table
 
 
@@ -34,15 +41,15 @@ def _dense_costs(run: RunData) -> list[str]:
     cells = []
     for column in run.cost_columns:
         value = run.reference(column)
-        cells += [si(value, column_parts(column)[1]), "1 x"] if value else [""]
+        cells += [si(value, run.name_and_unit(column)[1]), "1 x"] if value else [""]
     return cells
 
 
 def _cells(run: RunData, point: Point) -> list[str]:
-    cells = [point.name, percent(point.error), points(point.loss, point.standard_error)]
+    cells = [percent(point.error), points(point.loss, point.standard_error)]
     for column in run.cost_columns:
         value, dense = point.costs[column], run.reference(column)
-        cells.append(si(value, column_parts(column)[1]))
+        cells.append(si(value, run.name_and_unit(column)[1]))
         if dense:
             cells.append(f"{dense / value:.1f} x")
     return [*cells, point.file]
@@ -51,13 +58,12 @@ def _cells(run: RunData, point: Point) -> list[str]:
 def search_facts(run: RunData) -> list[str]:
     """Sentences about the search: what was measured, and how well errors were predicted."""
     summary = run.summary
+    found = f"{len(run.points)} networks on the front of {summary['evaluations']} measured."
     samples = summary["dense_test"]["samples"]
-    facts = [
-        f"{len(run.points)} networks on the front of {summary['evaluations']} measured. Errors and losses: the decoded "
-        f"file on {samples} test samples; ± is the standard error of the loss, paired with the dense network."
-    ]
+    meaning = f"Errors: the decoded file on {samples} test samples, ± the standard error of the loss."
+    facts = [found, meaning]
     if run.points:
-        facts.append(f"In bold: {knee(run).name}, the best compromise by errors on the selection split.")
+        facts.append(f"Knee: {knee(run).name}, the best compromise, by errors on the selection split.")
     tau = float(summary["rank_correlation"])
     if math.isfinite(tau):
         facts.append(f"Errors predicted before they were measured rank the networks with Kendall's tau {tau:.2f}.")
@@ -66,15 +72,16 @@ def search_facts(run: RunData) -> list[str]:
 
 def point_lines(run: RunData, point: Point) -> list[str]:
     """One point, a fact a line."""
+    selection_loss = 100 * (point.selection_error - run.dense_selection_error)
+    test_loss = points(point.loss, point.standard_error)
     lines = [
         f"point  {point.name}",
         f"file   {run.folder / point.file}",
         f"error  {percent(point.error)} on the test split, dense {percent(run.dense_error)}",
-        f"loss   {points(point.loss, point.standard_error)} points on the test split, "
-        f"{100 * (point.selection_error - run.dense_selection_error):+.2f} on the selection split",
+        f"loss   {test_loss} points on the test split, {selection_loss:+.2f} on the selection split",
     ]
     for column in run.cost_columns:
-        name, unit = column_parts(column)
+        name, unit = run.name_and_unit(column)
         dense = run.reference(column)
         ratio = f", {dense / point.costs[column]:.1f} x less than the dense network in 32-bit floats" if dense else ""
         lines.append(f"{name:<6} {si(point.costs[column], unit)}{ratio}")

@@ -21,6 +21,7 @@ _TITLES = {
     DATAFLOW: "dataflow",
 }
 _COLUMNS = 2
+_LONGEST = 28  # characters of a layer's name
 
 
 def choices_figure(run: RunData) -> Figure:
@@ -36,7 +37,7 @@ def choices_figure(run: RunData) -> Figure:
         image, values = _heatmap(axes, run, gene)
         bar = figure.colorbar(image, ax=axes, ticks=range(len(values)), pad=0.02, fraction=0.05)
         bar.ax.set_yticklabels([_shown(gene, value) for value in values], fontsize=8)
-        bar.ax.tick_params(length=0)
+        bar.ax.tick_params(which="both", length=0)
         _label(axes, run, gene, layers, bottom=number + _COLUMNS >= len(genes))
     for spare in panels.ravel()[len(genes) :]:
         spare.set_visible(False)
@@ -70,7 +71,7 @@ def _label(axes: Axes, run: RunData, gene: str, layers: list[str], bottom: bool)
     names = [point.name for point in run.points]
     size = 8 if len(layers) <= 40 else 6
     axes.set_title(_TITLES.get(gene, gene), fontsize=10)
-    axes.set_yticks(range(len(layers)), layers, fontsize=size)
+    axes.set_yticks(range(len(layers)), [_short(name) for name in layers], fontsize=size)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.tick_params(length=0, labelbottom=bottom)
     axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
@@ -78,6 +79,11 @@ def _label(axes: Axes, run: RunData, gene: str, layers: list[str], bottom: bool)
     axes.grid(which="minor", color="white", linewidth=0.6)
     axes.tick_params(which="minor", length=0)
     axes.spines[:].set_visible(False)
+
+
+def _short(name: str) -> str:
+    """The end of a long name, which tells layers apart."""
+    return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
 
 
 def _shown(gene: str, value: str) -> str:

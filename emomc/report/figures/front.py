@@ -8,10 +8,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from emomc.report.choosing import knee
-from emomc.report.figures.style import BLUE, GREY, ORANGE, log_axis, tidy
-from emomc.report.rundata import RunData, column_parts
+from emomc.report.figures.style import BLUE, GREY, ORANGE, cost_axis, tidy
+from emomc.report.rundata import RunData
+from emomc.report.table import heading
 
-_LABELS = {"energy": "energy of one inference", "size": "file size", "latency": "latency", "traffic": "off-chip traffic"}
+_LABELS = {
+    "energy": "energy of one inference",
+    "size": "file size",
+    "latency": "latency",
+    "traffic": "off-chip traffic",
+}
 
 Doubles = NDArray[np.float64]
 
@@ -25,8 +31,8 @@ def front_figure(run: RunData) -> Figure:
         _draw(axes, run, column)
     panels[0].set_ylabel("error on the test split (%)")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    figure.suptitle(f"{run.summary['task']} on {run.summary['accelerator']}", fontsize=12)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.suptitle(heading(run), fontsize=12)
     return figure
 
 
@@ -38,7 +44,7 @@ def lowest_so_far(costs: Doubles, errors: Doubles) -> NDArray[np.bool_]:
 
 
 def _draw(axes: Axes, run: RunData, column: str) -> None:
-    name, unit = column_parts(column)
+    name, unit = run.name_and_unit(column)
     costs = np.array([point.costs[column] for point in run.points])
     errors = 100 * np.array([point.error for point in run.points])
     bars = 100 * np.array([point.standard_error for point in run.points])
@@ -52,16 +58,16 @@ def _draw(axes: Axes, run: RunData, column: str) -> None:
         _mark_knee(axes, run, column)
     known = np.append(costs, [dense] if dense else [])
     known = known[known > 0] if (known > 0).any() else np.ones(1)
-    log_axis(axes, _LABELS.get(name, name.replace("_", " ")), unit, known.min() / 1.25, known.max() * 1.25)
-    axes.set_ylim(bottom=0)
+    cost_axis(axes, _LABELS.get(name, name.replace("_", " ")), unit, known.min() / 1.25, known.max() * 1.25)
+    lowest, highest = min((errors - bars).min(initial=dense_error), dense_error), axes.get_ylim()[1]
+    axes.set_ylim(bottom=max(0.0, lowest - 0.12 * (highest - lowest)))
 
 
 def _draw_points(axes: Axes, costs: Doubles, errors: Doubles, bars: Doubles) -> None:
     best = lowest_so_far(costs, errors)
     order = np.flatnonzero(best)[np.argsort(costs[best], kind="stable")]
-    style = {"fmt": "none", "elinewidth": 0.9, "capsize": 0}
-    axes.errorbar(costs[~best], errors[~best], bars[~best], ecolor=BLUE, alpha=0.25, **style)
-    axes.errorbar(costs[best], errors[best], bars[best], ecolor=BLUE, alpha=0.7, **style)
+    for rows, alpha in ((~best, 0.25), (best, 0.7)):
+        axes.errorbar(costs[rows], errors[rows], bars[rows], fmt="none", ecolor=BLUE, elinewidth=0.9, alpha=alpha)
     axes.step(costs[order], errors[order], where="post", color=BLUE, linewidth=1.2, alpha=0.6)
     axes.plot(
         costs[~best],
