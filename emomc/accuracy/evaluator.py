@@ -106,10 +106,20 @@ class Evaluator:
         module: nn.Module,
         network: Network,
         splits: Splits,
-        bank: Bank,
+        bank: Bank | None,
         error: ErrorMetric,
         settings: Settings | None = None,
     ) -> None:
+        """An evaluator of one dense network.
+
+        Args:
+            module: the dense network.
+            network: the traced module.
+            splits: data of the task.
+            bank: variants of the layers; None where only whole modules are measured.
+            error: error of each sample.
+            settings: how networks are evaluated.
+        """
         self.settings = settings or Settings()
         self._network = network
         self._splits = splits
@@ -154,7 +164,7 @@ class Evaluator:
         with _threads(self.settings.threads):
             strength, change = self._assemble(variants)
             blobs = {
-                layer.name: self._bank.blob(index, int(variants[index]))
+                layer.name: self._blob(index, int(variants[index]))
                 for index, layer in enumerate(self._network.layers)
             }
             save_network(path, self._module, self._network, blobs, header)
@@ -213,12 +223,16 @@ class Evaluator:
             make_storable(self._module, self._network)
         return strength, change
 
+    def _blob(self, layer: int, variant: int) -> bytes:
+        assert self._bank is not None, "variants are measured from a bank"
+        return self._bank.blob(layer, variant)
+
     def _decoded(self, layer: int, variant: int) -> torch.Tensor:
         """Weight of a stored variant; the most recently used ones stay in memory."""
         key = (layer, variant)
         if key not in self._weights:
             shape = self._network.layers[layer].weight_shape
-            tensor = coding.decode_tensor(self._bank.blob(layer, variant), shape)
+            tensor = coding.decode_tensor(self._blob(layer, variant), shape)
             self._weights[key] = torch.from_numpy(tensor.dequantize()).to(self._device)
             while sum(weight.numel() for weight in self._weights.values()) > _CACHED_WEIGHTS:
                 self._weights.popitem(last=False)
