@@ -54,14 +54,14 @@ def collect_statistics(module: nn.Module, inputs: torch.Tensor) -> tuple[Statist
 
 
 @torch.inference_mode()
-def correct_statistics(
-    module: nn.Module, inputs: torch.Tensor, dense: Statistics, strength: float
-) -> torch.Tensor:
+def correct_statistics(module: nn.Module, inputs: torch.Tensor, dense: Statistics, strength: float) -> torch.Tensor:
     """Correct the running statistics of a compressed module, in place and in forward order, in one pass.
 
-    Each batch norm's mean moves by ``strength * (mean now - mean dense)``; its variance is scaled by
-    ``(variance now / variance dense) ** strength`` with the ratio bounded by `MAX_VARIANCE_RATIO`. "Now" is seen with
-    the batch norms before it already corrected.
+    At full strength, what compression does to the mean and variance of each channel on these inputs happens to the
+    running statistics too: with ``r = variance now / variance dense``, bounded by `MAX_VARIANCE_RATIO`, the running
+    variance is multiplied by ``r``, and the running mean keeps its distance from the mean of the inputs, multiplied by
+    ``sqrt(r)``. So an affine change is undone for all inputs, whatever the sample. "Now" is seen with the batch norms
+    before it already corrected. Other strengths multiply the mean's move and are the exponent of ``r``.
 
     Args:
         module: compressed, in eval mode, with the dense network's running statistics.
@@ -95,11 +95,10 @@ def _follow_change(
     dense: tuple[torch.Tensor, torch.Tensor],
     strength: float,
 ) -> None:
-    ratio = (now[1] + _TINY) / (dense[1] + _TINY)
-    norm.running_mean.add_((now[0] - dense[0]) * strength)  # type: ignore[operator]
-    norm.running_var.mul_(  # type: ignore[operator]
-        ratio.clamp(1 / MAX_VARIANCE_RATIO, MAX_VARIANCE_RATIO) ** strength
-    )
+    ratio = ((now[1] + _TINY) / (dense[1] + _TINY)).clamp(1 / MAX_VARIANCE_RATIO, MAX_VARIANCE_RATIO)
+    distance = norm.running_mean - dense[0]  # type: ignore[operator]
+    norm.running_mean.add_((now[0] - dense[0] + distance * (ratio.sqrt() - 1)) * strength)  # type: ignore[operator]
+    norm.running_var.mul_(ratio**strength)  # type: ignore[operator]
 
 
 def running_statistics(module: nn.Module) -> Statistics:
