@@ -164,8 +164,7 @@ class Evaluator:
         with _threads(self.settings.threads):
             strength, change = self._assemble(variants)
             blobs = {
-                layer.name: self._blob(index, int(variants[index]))
-                for index, layer in enumerate(self._network.layers)
+                layer.name: self._blob(index, int(variants[index])) for index, layer in enumerate(self._network.layers)
             }
             save_network(path, self._module, self._network, blobs, header)
             decoded = load_network(coding.read_network(path), self._blank)
@@ -234,7 +233,7 @@ class Evaluator:
             shape = self._network.layers[layer].weight_shape
             tensor = coding.decode_tensor(self._blob(layer, variant), shape)
             self._weights[key] = torch.from_numpy(tensor.dequantize()).to(self._device)
-            while sum(weight.numel() for weight in self._weights.values()) > _CACHED_WEIGHTS:
+            while len(self._weights) > 1 and sum(map(torch.numel, self._weights.values())) > _CACHED_WEIGHTS:
                 self._weights.popitem(last=False)
         self._weights.move_to_end(key)
         return self._weights[key]
