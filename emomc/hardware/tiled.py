@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -15,18 +16,24 @@ from emomc.hardware.tiling import Tile, spans
 from emomc.network.layers import LoopBounds
 
 
-def tile_calls(call: LoopBounds, tile: Tile) -> Counter[LoopBounds]:
+@lru_cache(maxsize=4096)
+def tile_calls(call: LoopBounds, tile: Tile) -> tuple[tuple[LoopBounds, int], ...]:
     """The tiles of a layer as layers of one image, each with the number of its repeats.
 
     A tile at the border keeps the padding on its side; inside the map it has none.
     """
-    sizes = {loop: _parts(getattr(call, loop), getattr(tile, loop)) for loop in ("K", "C")}
-    calls: Counter[LoopBounds] = Counter()
-    for (k, k_times), (c, c_times) in product(sizes["K"].items(), sizes["C"].items()):
-        for (oy, top, tall), (ox, left, wide) in product(spans(call, "Y", tile.OY), spans(call, "X", tile.OX)):
-            padding = (max(0, -top), max(0, -left))
-            calls[replace(call, B=1, K=k, C=c, OY=oy, OX=ox, IY=tall, IX=wide, padding=padding)] += k_times * c_times
-    return Counter({part: times * call.B for part, times in calls.items()})
+    filters, channels = (_parts(getattr(call, loop), getattr(tile, loop)).items() for loop in ("K", "C"))
+    tall, wide = (_spans(call, image, getattr(tile, f"O{image}")).items() for image in "YX")
+    calls = []
+    for (k, a), (c, b), ((oy, top, iy), y), ((ox, left, ix), x) in product(filters, channels, tall, wide):
+        part = replace(call, B=1, K=k, C=c, OY=oy, OX=ox, IY=iy, IX=ix, padding=(top, left))
+        calls.append((part, call.B * a * b * y * x))
+    return tuple(calls)
+
+
+def _spans(call: LoopBounds, image: str, size: int) -> Counter[tuple[int, int, int]]:
+    """Tiles along an image axis as outputs, padding before them, and input rows in the map."""
+    return Counter((length, max(0, -first), inside) for length, first, inside in spans(call, image, size))
 
 
 def _parts(extent: int, size: int) -> Counter[int]:
@@ -46,7 +53,7 @@ def tiled_accesses(unrolling: Unrolling, tile: Tile, mappings: Sequence[Mapping]
     names = [field.name for field in fields(Accesses)]
     ranks = ranks_of(mappings)
     total = np.zeros((len(names), len(mappings)), np.int64)
-    for part, times in tile_calls(unrolling.call, tile).items():
+    for part, times in tile_calls(unrolling.call, tile):
         counts = count_accesses(replace(unrolling, call=part), mappings, ranks)
         total += times * np.stack([getattr(counts, name) for name in names])
     accesses = Accesses(*total)
@@ -55,5 +62,5 @@ def tiled_accesses(unrolling: Unrolling, tile: Tile, mappings: Sequence[Mapping]
 
 def tiled_cycles(unrolling: Unrolling, tile: Tile) -> int:
     """Cycles of all tiles together: a tile that the array's sides do not divide leaves PEs idle."""
-    parts = tile_calls(unrolling.call, tile).items()
+    parts = tile_calls(unrolling.call, tile)
     return sum(times * replace(unrolling, call=part).cycles for part, times in parts)
