@@ -55,26 +55,35 @@ _MAY_CHANGE = ("budget", "minutes", "points")
 
 
 def check_same_run(folder: Path, options: Options, fingerprint: str) -> None:
-    """Write the options into a new run folder, or compare them with those that the folder was made with.
+    """Compare the options with those that a run folder was made with; a folder without a run suits all.
 
     Raises:
         EmomcError: the folder belongs to a run of another task, other weights or other options.
     """
-    path = folder / _FILE
-    wanted = json.loads(json.dumps({"fingerprint": fingerprint, **asdict(options)}))
-    if path.exists():
-        stored = read_options(folder)
-        for name in wanted:
-            if name not in _MAY_CHANGE and stored.get(name) != wanted[name]:
-                what = "other weights or data" if name == "fingerprint" else f"{name} {stored.get(name)!r}"
-                now = "" if name == "fingerprint" else f", now it is {wanted[name]!r}"
-                raise EmomcError(f"{folder} holds a run with {what}{now}. Choose another folder with --run.")
-    with atomic_write(path) as stream:
-        stream.write(json.dumps(wanted, indent=2).encode())
+    if not (folder / _FILE).exists():
+        return
+    stored, wanted = read_options(folder), _as_json(options, fingerprint)
+    for name in wanted:
+        if name not in _MAY_CHANGE and stored.get(name) != wanted[name]:
+            what = "other weights or data" if name == "fingerprint" else f"{name} {stored.get(name)!r}"
+            now = "" if name == "fingerprint" else f", now it is {wanted[name]!r}"
+            raise EmomcError(f"{folder} holds a run with {what}{now}. Choose another folder with --run.")
+
+
+def write_options(folder: Path, options: Options, fingerprint: str) -> None:
+    """Make a folder that of this run; done once the options have proved to work."""
+    with atomic_write(folder / _FILE) as stream:
+        stream.write(json.dumps(_as_json(options, fingerprint), indent=2).encode())
+
+
+def _as_json(options: Options, fingerprint: str) -> dict[str, Any]:
+    """As `read_options` returns them: tuples are lists."""
+    plain: dict[str, Any] = json.loads(json.dumps({"fingerprint": fingerprint, **asdict(options)}))
+    return plain
 
 
 def read_options(folder: Path) -> dict[str, Any]:
-    """What `check_same_run` wrote.
+    """What `write_options` wrote.
 
     Raises:
         EmomcError: the folder holds no run.

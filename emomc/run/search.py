@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from emomc.accuracy.evaluator import Measurement
 from emomc.accuracy.predictor import rank_correlation
-from emomc.errors import unknown_name
 from emomc.problems.objectives import Batch
 from emomc.run.outcome import Evaluation, FrontPoint, column_name, write_front, write_history, write_summary
 from emomc.run.session import Session
@@ -49,7 +48,7 @@ def run_search(session: Session) -> Outcome:
     """Search, then write and measure the front. Repeating it after an interruption goes on where it stopped.
 
     Raises:
-        EmomcError: unknown strategy, or an objective that fails.
+        EmomcError: an objective that fails.
         KeyboardInterrupt: as it came, after the history has been written.
     """
     return _Search(session).run()
@@ -67,8 +66,6 @@ class _Search:
 
     def run(self) -> Outcome:
         options = self._session.options
-        if options.strategy not in STRATEGIES:
-            raise unknown_name("strategy", options.strategy, STRATEGIES)
         task = SearchTask(self._problem, self._session.sensitivities, self._session.dense.error)
         ledger = Ledger(task, options.budget, self._measure)
         try:

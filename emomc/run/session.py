@@ -19,7 +19,7 @@ from emomc.accuracy.evaluator import DENSE, Evaluator, Measurement, Settings
 from emomc.accuracy.sensitivity import plan_probes, sensitivity_table
 from emomc.compression.bank import Bank
 from emomc.compression.networkfile import INPUT_SHAPE, file_overhead
-from emomc.errors import EmomcError
+from emomc.errors import EmomcError, unknown_name
 from emomc.genome import BIT_WIDTH, DATAFLOW, PRUNE_RATIO, SHARED_VALUES, Gene, SearchSpace, default_genes
 from emomc.hardware import METRICS, CostAxes, CostModel, load_accelerator
 from emomc.network import Network, trace
@@ -29,10 +29,10 @@ from emomc.problems.tables import CostTables
 from emomc.problems.tasks import Task, load_task
 from emomc.problems.tasks.cache import cache_folder
 from emomc.run.lock import FolderLock
-from emomc.run.options import Options, check_same_run
+from emomc.run.options import Options, check_same_run, write_options
 from emomc.run.store import Store
 from emomc.run.workers import Job, Workers, default_workers
-from emomc.search.ledger import Genomes
+from emomc.search import STRATEGIES, Genomes
 
 Doubles = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
@@ -88,6 +88,10 @@ class Session:
         self.seconds_measuring = 0.0
         self._settings = settings or Settings()
         count = workers or default_workers()
+        wanted = [load_objective(each) for each in objectives or options.objectives]
+        bounds = [*(parse_constraint(text) for text in options.constraints), *constraints]
+        if options.strategy not in STRATEGIES:
+            raise unknown_name("strategy", options.strategy, STRATEGIES)
         progress("loading", 0, 1)
         self.task = task or load_task(options.task, **options.task_options)
         self.network: Network = trace(self.task.module, self.task.example_input)
@@ -101,12 +105,13 @@ class Session:
         try:
             check_same_run(self.folder, options, self.task.fingerprint)
             self._store = Store(self.folder / "store.sqlite")
-            self._open(count, list(objectives or options.objectives), list(constraints))
+            self._open(count, wanted, bounds)
+            write_options(self.folder, options, self.task.fingerprint)
         except BaseException:
             self._lock.release()
             raise
 
-    def _open(self, workers: int, objectives: list[str | Objective], constraints: list[Constraint]) -> None:
+    def _open(self, workers: int, objectives: list[Objective], constraints: list[Constraint]) -> None:
         """The slow part: compress every layer alone, start workers, measure the dense network, probe the layers."""
         state = self.task.module.state_dict()
         weights = {layer.name: state[layer.weight].detach().cpu().numpy() for layer in self.network.layers}
@@ -127,8 +132,7 @@ class Session:
         self.dense = Measurement(**self.run_jobs([Job("measure_dense", ("selection",))], "measuring the network")[0])
         self.sensitivities = self._probe()
         limit = Constraint(load_objective("error"), self.dense.error + self.options.max_loss)
-        bounds = [limit, *(parse_constraint(text) for text in self.options.constraints), *constraints]
-        self.problem = CompressionProblem(self.costs, self.errors, objectives, bounds)
+        self.problem = CompressionProblem(self.costs, self.errors, objectives, [limit, *constraints])
 
     @property
     def header(self) -> dict[str, Any]:

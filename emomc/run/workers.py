@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +47,19 @@ def _work(path: str, number: int, job: Job) -> tuple[int, Any]:
     return number, getattr(_resident(path), job.method)(*job.arguments)
 
 
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes that start meanwhile ignore Ctrl-C: the terminal sends it to them too, and ending them is our part."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may change this
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def default_workers() -> int:
     """One worker per processor that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -62,7 +78,9 @@ class Workers:
         """Results as (position of the job, result), in the order in which they are ready."""
         count = min(self.count, len(jobs))
         parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered", pre_dispatch="all")
-        yield from parallel(joblib.delayed(_work)(self._path, number, job) for number, job in enumerate(jobs))
+        with _interrupts_ignored():
+            results = parallel(joblib.delayed(_work)(self._path, number, job) for number, job in enumerate(jobs))
+        yield from results
 
     def close(self) -> None:
         """Forget the evaluator and remove its copy from the disk."""
