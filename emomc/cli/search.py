@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,6 +81,7 @@ def search(task: str, run: Path | None, workers: int | None, device: str, **give
     folder = run or default_folder(task)
     options = _options(task, given)
     started = time.monotonic()
+    threading.excepthook = _quiet_pool
     try:
         evaluations = _run(folder, options, workers, device)
         _report(folder, evaluations, time.monotonic() - started)
@@ -170,6 +172,13 @@ def _report(folder: Path, evaluations: int, seconds: float) -> None:
     )
 
 
+def _quiet_pool(problem: threading.ExceptHookArgs) -> None:
+    """Report what fails in a thread, but not that the thread of a worker pool was ended by Ctrl-C in mid-stride."""
+    name = problem.thread.name if problem.thread else ""
+    if not (name.startswith("ExecutorManagerThread") and issubclass(problem.exc_type, KeyError)):
+        threading.__excepthook__(problem)
+
+
 def _kept(folder: Path) -> str:
     """What an interrupted search leaves."""
     if "emomc.run.store" not in sys.modules or not (folder / "store.sqlite").exists():
@@ -181,7 +190,8 @@ def _kept(folder: Path) -> str:
         count = len(store)
     finally:
         store.close()
-    return f"{count} measurements are kept in {folder}. Repeat the command to continue where it stopped."
+    kept = "1 measurement is" if count == 1 else f"{count} measurements are"
+    return f"{kept} kept in {folder}. Repeat the command to continue where it stopped."
 
 
 def default_folder(task: str) -> Path:
