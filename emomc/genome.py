@@ -207,21 +207,42 @@ class SearchSpace:
 
     def _with_column(self, position: int, indices: Sequence[tuple[int, ...]]) -> SearchSpace:
         rows = tuple(
-            (*row[:position], allowed, *row[position + 1 :])
-            for row, allowed in zip(self.allowed, indices, strict=True)
+            (*row[:position], allowed, *row[position + 1 :]) for row, allowed in zip(self.allowed, indices, strict=True)
         )
         return replace(self, allowed=rows)
 
     @cached_property
-    def _nearest(self) -> NDArray[np.int64]:
-        """Nearest allowed index for every (layer, gene, index), shape ``(layers, genes, max choices)``."""
-        table = np.zeros((self.n_layers, self.n_genes, max(self.shape)), dtype=np.int64)
-        every = np.arange(max(self.shape))
-        for layer, row in enumerate(self.allowed):
-            for gene, indices in enumerate(row):
-                distance = np.abs(every[:, None] - np.array(indices)[None, :])
-                table[layer, gene] = np.array(indices)[distance.argmin(axis=1)]
+    def counts(self) -> NDArray[np.int64]:
+        """Number of allowed choices at each genome position, shape ``(n_var,)``."""
+        return np.array([len(indices) for row in self.allowed for indices in row])
+
+    @cached_property
+    def _choices(self) -> NDArray[np.int64]:
+        """Allowed indices at each genome position, padded with zeros, shape ``(n_var, max choices)``."""
+        table = np.zeros((self.n_var, max(self.shape)), dtype=np.int64)
+        for position, indices in enumerate(indices for row in self.allowed for indices in row):
+            table[position, : len(indices)] = indices
         return table
+
+    @cached_property
+    def _ranks(self) -> NDArray[np.int64]:
+        """Rank of the nearest allowed index, for every genome position and index, shape ``(n_var, max choices)``."""
+        absent = np.arange(max(self.shape)) >= self.counts[:, None]
+        distance = np.abs(np.arange(max(self.shape))[None, :, None] - self._choices[:, None, :])
+        return np.asarray(np.where(absent[:, None, :], max(self.shape), distance).argmin(axis=2))
+
+    @cached_property
+    def _nearest(self) -> NDArray[np.int64]:
+        """Nearest allowed index, for every genome position and index, shape ``(n_var, max choices)``."""
+        return np.take_along_axis(self._choices, self._ranks, axis=1)
+
+    def ranks(self, genomes: Integers) -> NDArray[np.int64]:
+        """Position of each gene's choice, or of the nearest, among those allowed; ``(n, n_var)`` to the same."""
+        return self._ranks[np.arange(self.n_var), genomes]
+
+    def at_ranks(self, ranks: Integers) -> NDArray[np.int64]:
+        """Genomes with allowed choices at these ranks, the last ones beyond the ends; ``(n, n_var)`` to the same."""
+        return self._choices[np.arange(self.n_var), np.clip(ranks, 0, self.counts - 1)]
 
     @cached_property
     def _sharing(self) -> NDArray[np.int64] | None:
@@ -255,23 +276,16 @@ class SearchSpace:
             New array of the same shape.
         """
         indices = np.clip(np.asarray(genomes, dtype=np.int64).reshape(-1, self.n_var), 0, self.upper)
-        parts = self.split(indices)
-        layer = np.arange(self.n_layers)[None, :, None]
-        gene = np.arange(self.n_genes)[None, None, :]
-        parts = self._nearest[layer, gene, parts]
+        nearest = self._nearest[np.arange(self.n_var), indices]
         if self._sharing is not None:
-            bit, shared = self.column(BIT_WIDTH), self.column(SHARED_VALUES)
-            parts[:, :, shared] = self._sharing[layer[:, :, 0], parts[:, :, bit], parts[:, :, shared]]
-        return parts.reshape(np.shape(genomes))
+            layer, bit, shared = np.arange(self.n_layers), self.column(BIT_WIDTH), self.column(SHARED_VALUES)
+            parts = self.split(nearest)
+            parts[:, :, shared] = self._sharing[layer, parts[:, :, bit], parts[:, :, shared]]
+        return nearest.reshape(np.shape(genomes))
 
     def random(self, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Uniform random canonical genomes, shape ``(n, n_var)``."""
-        counts = np.array([[len(indices) for indices in row] for row in self.allowed]).ravel()
-        picks = rng.integers(0, counts, size=(n, self.n_var))
-        padded = np.zeros((self.n_var, max(self.shape)), dtype=np.int64)
-        for position, indices in enumerate(indices for row in self.allowed for indices in row):
-            padded[position, : len(indices)] = indices
-        return self.canonical(padded[np.arange(self.n_var)[None, :], picks])
+        return self.canonical(self.at_ranks(rng.integers(0, self.counts, size=(n, self.n_var))))
 
     def network_part(self, genomes: Integers) -> NDArray[np.int64]:
         """Genomes with the dataflow set to 0: two genomes with equal parts are the same network."""

@@ -26,7 +26,8 @@ def lagrangian_seeds(space: SearchSpace, loss: Doubles, costs: Sequence[Doubles]
     """Best trade-offs of an additive loss against additive costs, one per combination of exchange rates.
 
     For fixed rates the best choice of each layer is independent of all others, so each genome is an exact optimum of
-    ``loss + sum(rate * cost)``; the sweep over rates walks along the convex part of the exact front.
+    ``loss + sum(rate * cost)``; the sweep over rates walks along the convex part of the exact front, up to rates of 30
+    times the largest loss for the largest cost of a choice.
 
     Args:
         space: where choices may come from.

@@ -38,22 +38,25 @@ class LayerwiseCrossover(Crossover):
 
 
 class OrdinalMutation(Mutation):
-    """Changes ``rate`` genes on average: ordinal genes move by one or two steps, others are redrawn."""
+    """Changes ``rate`` genes on average, of those that have a choice.
+
+    Ordinal genes move by one or two of the allowed choices, others are redrawn.
+    """
 
     def __init__(self, space: SearchSpace, inherited: Sequence[str] = (), rate: int = 3) -> None:
         super().__init__(prob=1.0)
         self._space = space
         self._rate = rate
-        self._free = np.tile(_free_columns(space, inherited), space.n_layers)
+        self._free = np.tile(_free_columns(space, inherited), space.n_layers) & (space.counts > 1)
         self._ordinal = np.tile([gene.ordinal for gene in space.genes], space.n_layers)
 
     def _do(self, problem: Any, X: Genomes, *args: Any, random_state: np.random.Generator, **kwargs: Any) -> Genomes:
         genomes = X.astype(np.int64)
         chosen = random_state.integers(0, int(self._free.sum()) or 1, size=genomes.shape) < self._rate
         steps = random_state.integers(1, 3, size=genomes.shape) * (2 * random_state.integers(0, 2, genomes.shape) - 1)
-        redrawn = random_state.integers(0, self._space.upper + 1, size=genomes.shape)
-        mutated = np.where(self._ordinal, genomes + steps, redrawn)
-        mutated = np.where(chosen & self._free, mutated, genomes)
+        redrawn = random_state.integers(0, self._space.counts, size=genomes.shape)
+        ranks = np.where(self._ordinal, self._space.ranks(genomes) + steps, redrawn)
+        mutated = np.where(chosen & self._free, self._space.at_ranks(ranks), genomes)
         return self._space.canonical(mutated)
 
 
@@ -65,7 +68,7 @@ class CanonicalRepair(Repair):
         self._space = space
 
     def _do(self, problem: Any, X: Genomes, **kwargs: Any) -> Genomes:
-        return self._space.canonical(X)
+        return self._space.canonical(np.rint(X))  # pymoo's default sampling draws floats
 
 
 def _free_columns(space: SearchSpace, inherited: Sequence[str]) -> NDArray[np.bool_]:

@@ -137,6 +137,19 @@ def test_equal_networks_have_equal_genomes_and_different_ones_have_not(kept: tup
 
 
 @given(space=spaces(), seed=st.integers(0, 2**32))
+def test_ranks_count_the_allowed_choices(space: SearchSpace, seed: int) -> None:
+    genomes = space.random(10, np.random.default_rng(seed))
+    columns = [indices for row in space.allowed for indices in row]
+    assert space.counts.tolist() == [len(indices) for indices in columns]
+    ranks = space.ranks(genomes)
+    expected = [[ok.index(i) for i, ok in zip(genome, columns, strict=True)] for genome in genomes.tolist()]
+    assert ranks.tolist() == expected
+    assert np.array_equal(space.at_ranks(ranks), genomes)
+    ends = [[indices[0] for indices in columns], [indices[-1] for indices in columns]]
+    assert space.at_ranks(np.array([[-5] * space.n_var, [99] * space.n_var])).tolist() == ends
+
+
+@given(space=spaces(), seed=st.integers(0, 2**32))
 def test_random_genomes_are_allowed_and_canonical(space: SearchSpace, seed: int) -> None:
     genomes = space.random(30, np.random.default_rng(seed))
     assert genomes.shape == (30, space.n_var) and genomes.dtype == np.int64
