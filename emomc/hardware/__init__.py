@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from emomc.hardware.accelerator import Accelerator
+from emomc.hardware.dataflow import DATAFLOWS
+from emomc.hardware.fusion import FusionPlan, fuse
 from emomc.hardware.interface import METRICS, CostAxes, CostModel, Metric, combine_layers, total
+from emomc.hardware.memory import peak_memory
+from emomc.hardware.physical import PhysicalModel
 from emomc.hardware.published import PublishedModel
 from emomc.hardware.registry import accelerators, load_accelerator
+from emomc.hardware.zigzag import from_zigzag, to_zigzag
 
 __all__ = [
+    "DATAFLOWS",
     "METRICS",
+    "Accelerator",
     "CostAxes",
     "CostModel",
+    "FusionPlan",
     "Metric",
+    "PhysicalModel",
     "PublishedModel",
     "accelerators",
     "combine_layers",
+    "from_zigzag",
+    "fuse",
     "load_accelerator",
+    "peak_memory",
+    "to_zigzag",
     "total",
 ]

@@ -256,7 +256,7 @@ def read_description(path: Path) -> Description:
     Raises:
         EmomcError: naming the file, and each field that is missing, unknown or out of range.
     """
-    return parse_description(_read(path), str(path))
+    return parse_description(read_yaml(path), str(path))
 
 
 def parse_description(content: Any, where: str) -> Description:
@@ -279,7 +279,8 @@ def _explain(item: Any) -> str:
     return f"  {place}: {item['msg']}{given}"
 
 
-def _read(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """The plain contents of a YAML file. Raises EmomcError where it cannot be read or is not plain YAML."""
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise EmomcError(f"{path}: larger than {LARGEST_FILE} bytes; this is not an accelerator description.")
