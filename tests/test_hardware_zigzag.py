@@ -91,7 +91,7 @@ def test_a_foreign_file_becomes_a_description(tmp_path: Path) -> None:
     assert isinstance(model, PhysicalModel)
     machine = model.accelerator
     assert (machine.rows, machine.columns) == (4, 6)
-    assert (machine.registers.weight, machine.registers.input, machine.registers.psum) == (32, 1, 4)
+    assert (machine.registers.weight, machine.registers.input, machine.registers.psum) == (32, 1, 2)
     assert machine.buffer_bits == 4 * 8192
     assert machine.buffer.read == pytest.approx((1.0 * 3 + 4.0 * 1) / 4 * 1e-12)  # per bit, averaged by size
     assert machine.buffer.write == pytest.approx((2.0 * 3 + 2.0 * 1) / 4 * 1e-12)

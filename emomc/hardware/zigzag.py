@@ -81,6 +81,7 @@ def _description(content: Any, file: str) -> dict[str, Any]:
     }
     if not shared:
         raise EmomcError(f"{file}: no memory between the off-chip memory and the array serves the whole array.")
+    inner = {name: memory for name, memory in memories.items() if name != dram and name not in shared}
     sizes = [int(size) for size in array["sizes"]] + [1]
     from_file = f"ZigZag file {file}"
     energy = float(array["unit_energy"])
@@ -94,7 +95,7 @@ def _description(content: Any, file: str) -> dict[str, Any]:
             "rows": _quantity(sizes[0], f"{from_file}: operational_array.sizes"),
             "columns": _quantity(sizes[1], f"{from_file}: operational_array.sizes"),
         },
-        "registers": _registers(memories, {dram, *shared}, widths, from_file),
+        "registers": _registers(inner, widths, from_file),
         "buffer": {
             "bytes": _quantity(sum(int(m["size"]) for m in shared.values()) // 8, f"{from_file}: {', '.join(shared)}"),
             **_energies(shared, from_file),
@@ -117,7 +118,7 @@ def _description(content: Any, file: str) -> dict[str, Any]:
         "precision": {
             "weight_bits": _quantity(sorted({*range(1, 9), widths[1], 16}), f"assumed: {from_file} fixes no widths"),
             "activation_bits": _quantity(sorted({8, widths[0], 16}), f"assumed: {from_file} fixes no widths"),
-            "psum_bits": _quantity(2 * max(widths), "assumed: twice the operands' width"),
+            "psum_bits": _psum_bits(inner, widths, from_file),
         },
     }
 
@@ -146,13 +147,25 @@ def _energies(memories: MappingType[str, MappingType[str, Any]], from_file: str)
     return energies
 
 
-def _registers(memories: MappingType[str, Any], taken: set[str], widths: list[int], from_file: str) -> dict[str, Any]:
+def _innermost(inner: MappingType[str, Any], operand: str) -> str | None:
+    return next((name for name, memory in inner.items() if OPERANDS[operand] in memory["operands"]), None)
+
+
+def _psum_bits(inner: MappingType[str, Any], widths: list[int], from_file: str) -> dict[str, Any]:
+    """A partial sum is as wide as the port of the register that holds it."""
+    found = _innermost(inner, "psum")
+    if found is None:
+        return _quantity(2 * max(widths), "assumed: twice the operands' width")
+    width = max(int(port["bandwidth_max"]) for port in inner[found]["ports"])
+    return _quantity(width, f"{from_file}: {found}.ports")
+
+
+def _registers(inner: MappingType[str, Any], widths: list[int], from_file: str) -> dict[str, Any]:
     """Words of each operand's innermost memory; a single word where there is none, as in a pipeline register."""
-    inner = {name: memory for name, memory in memories.items() if name not in taken}
-    bits = {"weight": widths[1], "input": widths[0], "psum": 2 * max(widths)}
+    bits = {"weight": widths[1], "input": widths[0], "psum": _psum_bits(inner, widths, from_file)["value"]}
     section: dict[str, Any] = {}
-    for operand, link in OPERANDS.items():
-        found = next((name for name, memory in inner.items() if link in memory["operands"]), None)
+    for operand in OPERANDS:
+        found = _innermost(inner, operand)
         if found is None:
             section[f"{operand}_words"] = _quantity(1, f"assumed: {from_file} has no register for this operand")
         else:
