@@ -66,7 +66,8 @@ class _Search:
 
     def run(self) -> Outcome:
         options = self._session.options
-        task = SearchTask(self._problem, self._session.sensitivities, self._session.dense.error)
+        dense = self._session.dense
+        task = SearchTask(self._problem, self._session.sensitivities, dense.error, dense.samples)
         ledger = Ledger(task, options.budget, self._measure)
         try:
             STRATEGIES[options.strategy](task, ledger, options.seed)
@@ -154,15 +155,30 @@ class _Search:
         return outcome
 
     def _front(self, ledger: Ledger) -> NDArray[np.int64]:
-        """Rows of the ledger, by ascending first objective."""
+        """Rows of the ledger, by ascending error.
+
+        A few hundred samples cannot tell small losses apart: of two networks with equal errors, only the cheaper
+        would be left, however close to the dense network the other one is. So networks that no other beats in
+        divergence from the dense network, which is measured too and continuous, are on the front as well.
+        """
         values, violations = self._problem.values(ledger.genomes, ledger.errors)
-        front = front_of(values, violations)
+        is_error = np.array([each.measured for each in self._problem.objectives])
+        closeness = self._closeness(ledger)
+        by_closeness = np.where(is_error, closeness[:, None], values)
+        front = np.union1d(front_of(values, violations), front_of(by_closeness, violations))
+        front = front[np.lexsort((closeness[front], ledger.errors[front]))]
         limit = self._session.options.points
         if len(front) > limit:
-            is_error = np.array([each.measured for each in self._problem.objectives])
             coordinates = spread_coordinates(values[front], is_error, self._session.dense.error)
             front = front[np.sort(pick_spread(coordinates, coordinates[:0], limit))]
         return front
+
+    def _closeness(self, ledger: Ledger) -> Doubles:
+        """Divergence of each network, ``(n,)``; those too small to have cost any network a sample count as equal."""
+        divergence = np.array([measured.divergence for measured in self._session.measure(ledger.genomes)])
+        dense = self._session.dense
+        visible = divergence[ledger.errors > dense.error + 1.5 / dense.samples]
+        return np.maximum(divergence, visible.min(initial=np.inf)) if len(visible) else np.zeros_like(divergence)
 
     def _summary(self, outcome: Outcome) -> dict[str, Any]:
         session = self._session

@@ -22,11 +22,13 @@ class SearchTask:
         problem: objectives, constraints and exact costs; its ``errors`` must not be called, measure instead.
         sensitivities: divergence that each layer's variant causes alone, nats, shape ``(L, P, Q, S)``.
         dense_error: error of the uncompressed network on the selection split.
+        samples: size of the selection split; None where errors are exact.
     """
 
     problem: CompressionProblem
     sensitivities: Doubles
     dense_error: float
+    samples: int | None = None
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,14 @@ class _TwoStage:
     def _values(self, genomes: Genomes) -> tuple[Doubles, Doubles]:
         return self._task.problem.values(genomes, self._predictor.predict(genomes)[0])
 
+    def _estimates(self) -> Doubles:
+        """Errors of the measured networks, freed of sampling noise as far as the predictor can tell.
+
+        Against raw errors, a network that was lucky on the selection split would rule out all better ones near it.
+        """
+        genomes, errors, samples = self._ledger.genomes, self._ledger.errors, self._task.samples
+        return errors if samples is None else self._predictor.refine(genomes, errors, samples)
+
     def _coordinates(self, values: Doubles) -> Doubles:
         return spread_coordinates(values, self._is_error, self._task.dense_error)
 
@@ -128,7 +136,7 @@ class _TwoStage:
         if not len(candidates):
             return candidates
         values, violations = self._values(candidates)
-        measured, measured_violations = self._task.problem.values(self._ledger.genomes, self._ledger.errors)
+        measured, measured_violations = self._task.problem.values(self._ledger.genomes, self._estimates())
         everything = np.concatenate([values, measured])
         front = front_of(everything, np.concatenate([violations, measured_violations]))
         promising = front[front < len(candidates)]
@@ -154,7 +162,7 @@ class _TwoStage:
 
     def _bases(self) -> Genomes:
         """Pruned networks for stage 2: spread over the measured front of stage 1."""
-        values, violations = self._task.problem.values(self._ledger.genomes, self._ledger.errors)
+        values, violations = self._task.problem.values(self._ledger.genomes, self._estimates())
         front = front_of(values, violations)
         if not len(front):
             return self._ledger.genomes[: self._schedule.bases]
