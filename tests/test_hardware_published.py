@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emomc.errors import EmomcError
-from emomc.hardware import CostAxes, combine_layers, load_accelerator
+from emomc.hardware import CostAxes, by_level, combine_layers, load_accelerator
 from emomc.network.layers import Layer, LoopBounds
 from tests.referees.shapes import conv, linear, mobilenet_cifar, resnet_cifar, vgg16_cifar
 
@@ -163,6 +163,14 @@ def test_breakdown_sums_exactly_to_the_table() -> None:
                 for d, flow in enumerate(FLOWS):
                     items = MODEL.breakdown(layer, ratio, width, 0, flow)
                     assert sum(items.values()) == table[position, p, q, 0, d]
+
+
+def test_levels_gather_items() -> None:
+    items = MODEL.breakdown(CONVS[0], 0.5, 4, 0, "CI:CO")
+    levels = by_level(items)
+    assert list(levels) == ["mac", "memory"]
+    assert levels["mac"] == items["mac"]
+    assert sum(levels.values()) == pytest.approx(sum(items.values()))
 
 
 def test_references_are_dense() -> None:

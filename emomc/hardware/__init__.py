@@ -5,7 +5,7 @@ from __future__ import annotations
 from emomc.hardware.accelerator import Accelerator
 from emomc.hardware.dataflow import DATAFLOWS
 from emomc.hardware.fusion import FusionPlan, fuse
-from emomc.hardware.interface import METRICS, CostAxes, CostModel, Metric, combine_layers, total
+from emomc.hardware.interface import METRICS, CostAxes, CostModel, Metric, by_level, combine_layers, total
 from emomc.hardware.memory import peak_memory
 from emomc.hardware.physical import PhysicalModel
 from emomc.hardware.published import PublishedModel
@@ -23,6 +23,7 @@ __all__ = [
     "PhysicalModel",
     "PublishedModel",
     "accelerators",
+    "by_level",
     "combine_layers",
     "from_zigzag",
     "fuse",

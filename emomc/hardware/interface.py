@@ -139,6 +139,15 @@ def total(items: Mapping[str, Array]) -> Array:
     return reduce(add, items.values())
 
 
+def by_level(items: Mapping[str, float]) -> dict[str, float]:
+    """Energy of each level of an itemised entry: the first word of an item names its level."""
+    levels: dict[str, float] = {}
+    for item, energy in items.items():
+        level = item.split(maxsplit=1)[0]
+        levels[level] = levels.get(level, 0.0) + energy
+    return levels
+
+
 def combine_layers(metric: str, values: Array) -> float:
     """A network's value of a metric from its layers' values: their sum, or their maximum for a peak."""
     return float(values.max() if METRICS[metric].combine == "max" else values.sum())

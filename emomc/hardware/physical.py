@@ -16,7 +16,7 @@ from emomc.hardware.accesses import Mapping, best_mappings
 from emomc.hardware.charges import Charges, Operands, charge
 from emomc.hardware.dataflow import Unrolling
 from emomc.hardware.interface import Array, CostAxes, CostModel, check_dataflows, combine_layers, total
-from emomc.hardware.tiled import tiled_accesses
+from emomc.hardware.tiled import best_accesses
 from emomc.hardware.tiling import Schedule, best_schedules
 from emomc.network.layers import Layer, LoopBounds
 
@@ -139,9 +139,9 @@ class PhysicalModel(CostModel):
 
     def _charge(self, call: LoopBounds, dataflow: str, operands: Operands) -> Charges:
         unrolling = self._unroll(call, dataflow)
-        mappings, _ = best_mappings(unrolling, self.accelerator.registers)
         schedules = self._schedules(call, operands.activation_bits)
-        accesses = [tiled_accesses(unrolling, schedule.tile, mappings) for schedule in schedules]
+        registers = self.accelerator.registers
+        accesses = [best_accesses(unrolling, registers, schedule.tile) for schedule in schedules]
         return charge(self.accelerator, unrolling, schedules, accesses, operands)
 
     def _peak_memory(self, layers: Sequence[Layer], axes: CostAxes) -> Array:

@@ -4,11 +4,11 @@ Source: Z. Wang, T. Luo, M. Li, J. T. Zhou, R. S. M. Goh, L. Zhen, "Evolutionary
 Deep Neural Networks", IEEE Computational Intelligence Magazine 16(3), 2021. With N multiply-accumulates, keep
 fraction p and b-bit weights, in picojoules:
 
-    mac          1.02 N p (b + 1)
-    weight read  7.28 Nw (b + 1) / 16           zeros are read too
-    input read   7.28 Ni phi_i                  16-bit feature maps
-    output write 4.47 No phi_o
-    psum read    7.28 No phi_o                  except X:Y and linear layers, which write each output once
+    mac            1.02 N p (b + 1)
+    memory weight  7.28 Nw (b + 1) / 16         reads; zeros are read too
+    memory input   7.28 Ni phi_i                reads of 16-bit feature maps
+    memory output  4.47 No phi_o                writes
+    memory psum    7.28 No phi_o                reads, except X:Y and linear layers, which write each output once
 
 phi is the probability that one of the PEs that share a datum holds a nonzero weight. The model is kept as published,
 with its known simplifications: one memory level, an array as large as the unrolled loops, no halo in X:FX.
@@ -32,7 +32,7 @@ from emomc.network.layers import Layer, LoopBounds
 
 PICOJOULE = 1e-12
 WORD_BITS = 16
-ITEMS = ("mac", "weight read", "input read", "output write", "psum read")
+ITEMS = ("mac", "memory weight", "memory input", "memory output", "memory psum")
 EXACT_SHARING = 24  # beyond so many sharing PEs the released program takes phi as 1
 
 

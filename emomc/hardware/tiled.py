@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 
-from emomc.hardware.accesses import Accesses, Mapping, count_accesses, ranks_of
+from emomc.hardware.accesses import Accesses, Mapping, Registers, best_mappings, count_accesses, ranks_of
 from emomc.hardware.dataflow import Unrolling
 from emomc.hardware.tiling import Tile, spans
 from emomc.network.layers import LoopBounds
@@ -60,6 +60,14 @@ def tiled_accesses(unrolling: Unrolling, tile: Tile, mappings: Sequence[Mapping]
     return replace(accesses, psum_reads=accesses.psum_writes - unrolling.call.outputs)
 
 
+@lru_cache(maxsize=16384)
+def best_accesses(unrolling: Unrolling, registers: Registers, tile: Tile) -> Accesses:
+    """Accesses of the layer's best mappings, as `best_mappings` lists them, with tiles of the given extents."""
+    mappings, _ = best_mappings(unrolling, registers)
+    return tiled_accesses(unrolling, tile, mappings)
+
+
+@lru_cache(maxsize=16384)
 def tiled_cycles(unrolling: Unrolling, tile: Tile) -> int:
     """Cycles of all tiles together: a tile that the array's sides do not divide leaves PEs idle."""
     parts = tile_calls(unrolling.call, tile)
