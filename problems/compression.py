@@ -22,8 +22,8 @@ WORST_ERROR = 1.0  # stands for a network whose measurement failed
 class CompressionProblem(Problem):
     """Minimize objectives of compressed networks over genomes.
 
-    It holds integers, tables and a function that tells errors, never a network, so that pymoo may copy and pickle what
-    it likes. Any pymoo algorithm runs on it; `genome_operators` gives it operators that fit.
+    It holds integers, tables and a function that tells errors, never a network, so that pymoo may copy what it
+    likes. Any pymoo algorithm runs on it; `genome_operators` gives it operators that fit.
     """
 
     def __init__(

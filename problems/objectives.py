@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,15 +79,24 @@ class Objective:
             EmomcError: the values do not have shape ``(n,)``, or some are not finite.
         """
         n = len(batch.genomes)
-        values = np.asarray(self.evaluate(batch), dtype=np.float64)
+        returned = self.evaluate(batch)
+        try:
+            values = np.asarray(returned, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise EmomcError(
+                f"objective {self.name!r} returned {type(returned).__name__}; expected {n} numbers, an array ({n},)."
+            ) from None
         if values.shape != (n,):
             raise EmomcError(
                 f"objective {self.name!r} returned an array of shape {values.shape} for {n} networks; expected ({n},)."
             )
-        if not self.measured and not np.isfinite(values).all():
-            first = batch.costs.space.decode(batch.genomes[int(np.argmin(np.isfinite(values)))])
+        failed = ~np.isfinite(values)
+        if self.measured and batch.errors is not None:
+            failed &= np.isfinite(batch.errors)  # what was not measured has no value
+        if failed.any():
+            first = batch.costs.space.decode(batch.genomes[int(failed.argmax())])
             raise EmomcError(
-                f"objective {self.name!r} returned {values[~np.isfinite(values)][0]} for the configuration "
+                f"objective {self.name!r} returned {values[failed][0]} for the configuration "
                 f"{first.to_json()}; every value must be a finite number."
             )
         return values
@@ -202,12 +212,14 @@ def parse_constraint(text: str) -> Constraint:
     try:
         name, number, prefix, unit = match.groups()  # type: ignore[union-attr]
         value = float(number)
+        if not math.isfinite(value):
+            raise ValueError
     except (AttributeError, ValueError):
         raise EmomcError(
             f"constraint {text!r} is not understood: write OBJECTIVE<=NUMBER[UNIT], e.g. size<=100kB or error<=10%."
         ) from None
     found = load_objective(name)
-    if unit not in ("", "%", found.unit):
+    if unit not in ("", found.unit or "%"):
         raise EmomcError(f"constraint {text!r}: {name} is in {found.unit or 'no unit'}, not in {unit}.")
     return Constraint(found, value * _PREFIXES[prefix] * (0.01 if unit == "%" else 1.0))
 
