@@ -18,6 +18,7 @@ from emomc.hardware.tiling import (
     Tilings,
     all_tilings,
     best_schedules,
+    compulsory_words,
     footprints,
     transfers,
 )
@@ -109,13 +110,31 @@ def test_traffic_respects_lower_bounds_and_shrinks_with_the_buffer(words: int) -
     for call in layers:
         moved = least_words(call, words)
         reuse = max(1.0, call.FY * call.FX / (call.stride[0] * call.stride[1]))
-        whole = transfers(call, Tilings.of([Tile(call.K, call.C, call.OY, call.OX)]), "smn")
-        compulsory = int(whole.inputs[0] + whole.weights[0] + whole.outputs[0])
+        compulsory = sum(compulsory_words(call))
         assert moved >= compulsory
         assert moved >= call.G * (2 * (call.macs / call.G) / math.sqrt(reuse * words) - 2 * words)
         assert moved >= least_words(call, 2 * words)
         if words >= call.weights + call.inputs + call.outputs:
             assert moved == compulsory
+
+
+@settings(max_examples=100, deadline=None)
+@given(calls(6), st.integers(20, 3000))
+def test_no_schedule_moves_less_than_what_is_used(call: LoopBounds, words: int) -> None:
+    """Strides may leave inputs unused; no tiling may move fewer words than the layer touches."""
+    touched = {
+        (g, b, c, y, x)
+        for g, b, c, oy, ox, fy, fx in product(
+            *(range(getattr(call, n)) for n in ("G", "B", "C", "OY", "OX", "FY", "FX"))
+        )
+        for y in [oy * call.stride[0] + fy * call.dilation[0] - call.padding[0]]
+        for x in [ox * call.stride[1] + fx * call.dilation[1] - call.padding[1]]
+        if 0 <= y < call.IY and 0 <= x < call.IX
+    }
+    assert compulsory_words(call) == (len(touched), call.weights, call.outputs)
+    for schedule in best_schedules(call, Buffer(words * 8, 8, 8, False), (8,)):
+        assert schedule.inputs >= len(touched)
+        assert schedule.weights >= call.weights
 
 
 def test_batch_repeats_maps_but_not_weights() -> None:

@@ -143,6 +143,17 @@ def transfers(call: LoopBounds, tilings: Tilings, order: str) -> Transfers:
     )
 
 
+def compulsory_words(call: LoopBounds) -> tuple[int, int, int]:
+    """Words of inputs, weights and outputs that must cross the chip's border whatever the buffer."""
+    touched = 1
+    for image, side in (("Y", 0), ("X", 1)):
+        outputs, taps = np.arange(getattr(call, f"O{image}")), np.arange(getattr(call, f"F{image}"))
+        index = call.stride[side] * outputs[:, None] + call.dilation[side] * taps - call.padding[side]
+        inside = (index >= 0) & (index < getattr(call, f"I{image}"))
+        touched *= len(np.unique(index[inside]))
+    return call.G * call.B * call.C * touched, call.weights, call.outputs
+
+
 @dataclass(frozen=True)
 class Buffer:
     """The shared buffer: bits, bits of a word of each feature map, and whether two tiles of each operand must fit."""
