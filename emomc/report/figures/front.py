@@ -77,7 +77,7 @@ def _draw_points(axes: Axes, costs: Doubles, errors: Doubles, bars: Doubles) -> 
         markerfacecolor="white",
         markersize=5,
         alpha=0.7,
-        label="better in another objective",
+        label="other points of the front",
     )
     axes.plot(costs[best], errors[best], "o", color=BLUE, markersize=6, label="best in these two; bars: standard error")
 
