@@ -239,6 +239,39 @@ def test_skipped_accesses_follow_the_shared_weights() -> None:
     assert reads == pytest.approx(returns, rel=0.02)
 
 
+def test_skipped_accesses_follow_the_shared_inputs() -> None:
+    """Zero inputs are skipped like zero weights: a weight is read if one of the inputs that it meets is nonzero."""
+    keep, draws = 0.3, 4000
+    call = LoopBounds(1, 1, 3, 8, 2, 2, 1, 1, 2, 2)
+    device = replace(
+        TINY, rows=4, columns=3, registers=Registers(), buffer_bits=10**6, activation_sparsity=Sparsity.SKIPPING
+    )
+    counts = count_accesses(Unrolling(call, "CI:CO", 4, 3), [Mapping(Block(), ("OX", "OY", "C"))])
+    schedule = best_schedules(call, device.tile_buffer(8), (8,))[:1]
+    operands = Operands(np.array([1.0]), np.array([8.0]), None, 8, keep)
+    charges = charge(device, Unrolling(call, "CI:CO", 4, 3), schedule, [counts], operands)
+    mask = np.random.default_rng(3).random((draws, 8, 4)) < keep  # channels, pixels
+    weight_reads = 3 * mask.any(axis=2).sum() / draws
+    assert charges.items["buffer weight"].item() / (8 * device.buffer.read) == pytest.approx(weight_reads, rel=0.02)
+    input_reads = mask.sum() / draws
+    assert charges.items["buffer input"].item() / (8 * device.buffer.read) == pytest.approx(input_reads, rel=0.02)
+    returns = 3 * mask.reshape(draws, 2, 4, 4).any(axis=2).sum() / draws / 2  # a step of C adds 4 channels to a sum
+    sums = charges.items["buffer psum"].item() / 20 - 12 * device.buffer.write
+    assert sums / (device.buffer.read + device.buffer.write) == pytest.approx(returns, rel=0.02)
+
+
+def test_traffic_is_what_off_chip_energy_pays_for() -> None:
+    """At one joule a bit either way, off-chip energy and traffic are one number, spilled sums included."""
+    device = replace(TINY, dram=Memory(1.0, 1.0, 16.0), psum_bits=1, buffer_bits=700, double_buffered=False, decode=0.0)
+    layers = [conv("a", 16, 16, 4), conv("b", 8, 32, 3, kernel=1), conv("c", 4, 4, 8)]
+    axes = CostAxes([0.0], [8], [0], NAMED, activation_bits=8)
+    model = PhysicalModel(device)
+    items = model.itemize(layers, axes)
+    paid = total({name: value for name, value in items.items() if name.startswith("dram")})
+    assert np.allclose(paid, model.tables(layers, axes)["traffic"] * 8, rtol=1e-12)
+    assert np.any(items["dram psum"] > 0)
+
+
 def test_pruning_to_nothing_leaves_maps_to_move() -> None:
     device = replace(TINY, weight_sparsity=Sparsity.SKIPPING, activation_sparsity=Sparsity.SKIPPING)
     items, _ = energy_and_time(device, conv("layer", 4, 4, 6), 1.0, 0.0)
