@@ -120,6 +120,15 @@ def test_residual_blocks_save_what_was_found_elsewhere() -> None:
         assert 1 - fused.traffic / fused.unfused_traffic >= saving
 
 
+def test_unfused_traffic_counts_the_skip_once_more() -> None:
+    b = Builder(4, 16)
+    network = b.network(b.add(b.conv(b.conv("x", 4), 4), "x"))
+    maps = 4 * 16 * 16
+    fused = plan(network, 256)
+    assert fused.unfused_traffic == network.weight_count + maps * (2 + 2 + 1)  # each layer in and out, the skip again
+    assert fused.traffic == network.weight_count + maps * 2
+
+
 def test_larger_buffers_never_move_more() -> None:
     network = resnet(1)
     traffic = [plan(network, kilobytes).traffic for kilobytes in (1, 2, 4, 8, 16, 64, 256)]

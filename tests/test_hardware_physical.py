@@ -113,6 +113,9 @@ def test_every_entry_is_the_best_executed_plan(
     ours = {name: value.item() for name, value in items.items()}
     ours |= {name: tables[name].item() for name in ("traffic", "latency")}
     assert any(ours == pytest.approx(cost, rel=1e-9) for cost in same)
+    coded_bits = coded * layer.weight_count
+    (chosen,) = model.plan(layer, 0.3, bits, 0, flow, coded_bits=coded_bits, activation_bits=8)
+    assert ours == pytest.approx(plain(device, call, flow, chosen.schedule, chosen.mapping, choice), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", PHYSICAL)
@@ -302,6 +305,13 @@ def test_coded_maps_against_a_written_code(zeros: float, run_bits: int) -> None:
             run += 1
     expected = min(16.0, bits / len(words))
     assert coded_activation_bits(16, 1 - zeros, run_bits) == pytest.approx(expected, rel=0.01)
+
+
+def test_widths_are_rounded_up_to_what_is_offered() -> None:
+    assert [TINY.weight_width(bits) for bits in (1, 2, 3, 4, 5, 8)] == [2, 2, 4, 4, 8, 8]
+    axes = CostAxes([0.0], [3, 4, 5], [0], ("X:Y",), activation_bits=8)
+    energy = PhysicalModel(TINY).tables([conv("layer", 4, 4, 6)], axes)["energy"][0, 0, :, 0, 0]
+    assert energy[0] == energy[1] < energy[2]
 
 
 def test_calls_of_one_layer_add_up_and_alike_layers_agree() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emomc.hardware.accelerator import Accelerator, Sparsity
 from emomc.hardware.accesses import Accesses
@@ -13,6 +14,7 @@ from emomc.hardware.dataflow import Unrolling
 from emomc.hardware.interface import Array, total
 from emomc.hardware.tiled import tiled_cycles
 from emomc.hardware.tiling import Schedule
+from emomc.network.layers import LoopBounds
 
 ITEMS = (
     "mac",
@@ -111,10 +113,7 @@ def charge(
     """
     on_chip = _mapped(device, unrolling, schedules, accesses, operands)
     off_chip, dram_bits = _off_chip(device, schedules, operands)
-    chosen = total(on_chip.items)[:, None, :, :, None] + total(off_chip)
-    buffer = device.tile_buffer(operands.activation_bits)
-    fits = np.array([[schedule.fits(buffer, int(bits)) for bits in operands.weight_bits] for schedule in schedules])
-    best = np.where(fits[:, None, None, :, None], chosen, np.inf).argmin(axis=0)[None]
+    best = _best_schedule(device, schedules, operands, on_chip, off_chip)[None]
 
     def at_best(values: Array) -> Array:
         spread = np.broadcast_to(values, (len(schedules), *best.shape[1:]))
@@ -128,6 +127,35 @@ def charge(
     seconds = _seconds(device, cycles, at_best(on_chip.bits[:, None, :, :, None]), moved)
     items["leakage"] = device.leakage * seconds
     return Charges({name: items[name] for name in ITEMS}, moved / 8, seconds)
+
+
+def best_plan(
+    device: Accelerator,
+    unrolling: Unrolling,
+    schedules: Sequence[Schedule],
+    accesses: Sequence[Accesses],
+    operands: Operands,
+) -> tuple[int, int]:
+    """Positions of the schedule and the mapping that `charge` takes for operands of a single choice."""
+    on_chip = _mapped(device, unrolling, schedules, accesses, operands)
+    off_chip, _ = _off_chip(device, schedules, operands)
+    schedule = int(_best_schedule(device, schedules, operands, on_chip, off_chip).item())
+    return schedule, int(on_chip.mapping[schedule].item())
+
+
+def _best_schedule(
+    device: Accelerator,
+    schedules: Sequence[Schedule],
+    operands: Operands,
+    on_chip: _OnChip,
+    off_chip: dict[str, Array],
+) -> NDArray[np.int64]:
+    """Position of the schedule of least energy, (n, P, Q, S), among those that fit the buffer."""
+    energy = total(on_chip.items)[:, None, :, :, None] + total(off_chip)
+    buffer = device.tile_buffer(operands.activation_bits)
+    fits = np.array([[schedule.fits(buffer, int(bits)) for bits in operands.weight_bits] for schedule in schedules])
+    best: NDArray[np.int64] = np.where(fits[:, None, None, :, None], energy, np.inf).argmin(axis=0)
+    return best
 
 
 def _seconds(device: Accelerator, compute: Array, buffer_bits: Array, dram_bits: Array) -> Array:
@@ -145,12 +173,68 @@ class _OnChip:
     items: dict[str, Array]  # (s, P, Q) joules
     bits: Array  # (s, P, Q) between buffer and array
     cycles: Array  # (s, P) of computation
+    mapping: NDArray[np.int64]  # (s, P, Q) position of the best
 
 
 def _share(density: float | Array, uses: Array) -> Array:
     """Probability that a word is needed whose ``uses`` partners are nonzero with the given density."""
     needed: Array = 1 - (1 - density) ** uses
     return needed
+
+
+@dataclass(frozen=True, eq=False)
+class _Bits:
+    """Bits that m mappings of s schedules move, each (s, m, P, Q) or with length-1 axes: at the buffer, at the PEs."""
+
+    weights: Array
+    inputs: Array
+    psum_writes: Array
+    psum_reads: Array
+    weights_in: Array
+    inputs_in: Array
+    psums_out: Array
+
+
+def _bits(device: Accelerator, call: LoopBounds, accesses: Sequence[Accesses], operands: Operands) -> _Bits:
+    """Bits moved, less those that zeros save where they are skipped. Every output is written at least once."""
+
+    def counts(name: str) -> Array:
+        return np.stack([getattr(access, name) for access in accesses]).astype(float)[:, :, None, None]
+
+    weight = _densities(device.weight_sparsity, operands.keep)[1][:, None]
+    activation = _densities(device.activation_sparsity, np.asarray(operands.activation_keep))[1]
+    w = weight * _share(activation, call.macs / counts("weight_reads"))
+    a = activation * _share(weight, call.macs / np.maximum(counts("input_reads"), 1))
+    o = _share(weight * activation, call.macs / counts("psum_writes"))
+    w_bits = w * (operands.weight_bits + _index(device, device.weight_sparsity))
+    a_bits = a * (operands.activation_bits + _index(device, device.activation_sparsity))
+    return _Bits(
+        counts("weight_reads") * w_bits,
+        counts("input_reads") * a_bits,
+        (call.outputs + (counts("psum_writes") - call.outputs) * o) * device.psum_bits,
+        counts("psum_reads") * o * device.psum_bits,
+        counts("weight_deliveries") * w_bits,
+        counts("input_deliveries") * a_bits,
+        counts("psum_deliveries") * o * device.psum_bits,
+    )
+
+
+def _array_items(device: Accelerator, call: LoopBounds, moved: _Bits, operands: Operands) -> dict[str, Array]:
+    """Joules by item of the array and of the buffer's side towards it, to broadcast to (s, m, P, Q)."""
+    work = _densities(device.weight_sparsity, operands.keep)[0][:, None] * call.macs
+    work = work * _densities(device.activation_sparsity, np.asarray(operands.activation_keep))[0]
+    ba, bw, register, buffer = operands.activation_bits, operands.weight_bits, device.register, device.buffer
+    mac = device.mac.constant + device.mac.linear * (ba + bw) + device.mac.product * ba * bw
+    return {
+        "mac": work * mac,
+        "register weight": work * bw * register.read + moved.weights_in * register.write,
+        "register input": work * ba * register.read + moved.inputs_in * register.write,
+        "register psum": work * device.psum_bits * (register.read + register.write),
+        "network": (moved.weights_in + moved.inputs_in + moved.psums_out) * device.hop,
+        "buffer weight": moved.weights * buffer.read,
+        "buffer input": moved.inputs * buffer.read,
+        "buffer psum": moved.psum_writes * buffer.write + moved.psum_reads * buffer.read,
+    }
 
 
 def _mapped(
@@ -160,55 +244,24 @@ def _mapped(
     accesses: Sequence[Accesses],
     operands: Operands,
 ) -> _OnChip:
-    macs, outputs = unrolling.call.macs, unrolling.call.outputs
-    gated_w, skipped_w = _densities(device.weight_sparsity, operands.keep)
-    gated_a, skipped_a = _densities(device.activation_sparsity, np.asarray(operands.activation_keep))
-    work = (macs * gated_w * gated_a)[:, None]
-    w_bits = operands.weight_bits + _index(device, device.weight_sparsity)
-    a_bits = operands.activation_bits + _index(device, device.activation_sparsity)
-
-    def counts(name: str) -> Array:  # (s, m, P, Q), to broadcast
-        return np.stack([getattr(access, name) for access in accesses]).astype(float)[:, :, None, None]
-
-    density = skipped_w[:, None]
-    w_needed = density * _share(skipped_a, macs / counts("weight_reads"))
-    a_needed = skipped_a * _share(density, macs / np.maximum(counts("input_reads"), 1))
-    o_needed = _share(density * skipped_a, macs / counts("psum_writes"))
-    psum_writes = (outputs + (counts("psum_writes") - outputs) * o_needed) * device.psum_bits
-    psum_reads = counts("psum_reads") * o_needed * device.psum_bits
-    weights, inputs = counts("weight_reads") * w_needed * w_bits, counts("input_reads") * a_needed * a_bits
-    w_in, a_in = counts("weight_deliveries") * w_needed * w_bits, counts("input_deliveries") * a_needed * a_bits
-    psums_out = counts("psum_deliveries") * o_needed * device.psum_bits
-    register, buffer = device.register, device.buffer
-    varied = {
-        "register weight": work * operands.weight_bits * register.read + w_in * register.write,
-        "register input": work * operands.activation_bits * register.read + a_in * register.write,
-        "network": (w_in + a_in + psums_out) * device.hop,
-        "buffer weight": weights * buffer.read,
-        "buffer input": inputs * buffer.read,
-        "buffer psum": psum_writes * buffer.write + psum_reads * buffer.read,
-    }
-    shape = np.broadcast_shapes(*(value.shape for value in varied.values()))
-    best = np.broadcast_to(total(varied), shape).argmin(axis=1)[:, None]
+    """On-chip costs with the mapping of least energy for each schedule, prune ratio and width."""
+    moved = _bits(device, unrolling.call, accesses, operands)
+    items = _array_items(device, unrolling.call, moved, operands)
+    shape = np.broadcast_shapes(*(value.shape for value in items.values()))
+    best = np.broadcast_to(total(items), shape).argmin(axis=1)
 
     def at_best(values: Array) -> Array:
-        return np.take_along_axis(np.broadcast_to(values, shape), best, axis=1)[:, 0]
+        return np.take_along_axis(np.broadcast_to(values, shape), best[:, None], axis=1)[:, 0]
 
-    width_sum, width_product = (
-        operands.activation_bits + operands.weight_bits,
-        operands.activation_bits * operands.weight_bits,
-    )
-    mac = device.mac.constant + device.mac.linear * width_sum + device.mac.product * width_product
-    items = {
-        "mac": np.broadcast_to(work * mac, (len(accesses), *shape[2:])),
-        "register psum": np.broadcast_to(
-            work * device.psum_bits * (register.read + register.write), (len(accesses), *shape[2:])
-        ),
-    }
-    items |= {name: at_best(value) for name, value in varied.items()}
+    _, weight = _densities(device.weight_sparsity, operands.keep)
+    _, activation = _densities(device.activation_sparsity, np.asarray(operands.activation_keep))
     cycles = np.array([float(tiled_cycles(unrolling, schedule.tile)) for schedule in schedules])
-    cycles = cycles[:, None] * skipped_w * skipped_a
-    return _OnChip(items, at_best(weights + inputs + psum_writes + psum_reads), cycles)
+    return _OnChip(
+        {name: at_best(value) for name, value in items.items()},
+        at_best(moved.weights + moved.inputs + moved.psum_writes + moved.psum_reads),
+        cycles[:, None] * weight * activation,
+        best,
+    )
 
 
 def _densities(sparsity: Sparsity, keep: Array) -> tuple[Array, Array]:

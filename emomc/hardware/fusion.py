@@ -250,7 +250,7 @@ def _run(steps: Steps, node: Node, inputs: Sequence[LineBuffer]) -> LineBuffer:
     window, padding, stride = _window(steps, node, lead.node, 0)
     for entry in inputs:
         lag = math.floor((lead.delay - entry.delay) / entry.scale)
-        entry.keep(window + lag if window > 1 or stride > 1 or node.layer is not None else lag + (lag > 0))
+        entry.keep(lag + 1 if lag else window if window > 1 or node.layer is not None else 0)
     return LineBuffer(node, lead.scale * stride, lead.delay + lead.scale * max(0, window - 1 - padding))
 
 

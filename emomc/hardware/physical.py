@@ -12,8 +12,8 @@ import numpy as np
 
 from emomc.errors import EmomcError, unknown_name
 from emomc.hardware.accelerator import Accelerator
-from emomc.hardware.accesses import Mapping, best_mappings
-from emomc.hardware.charges import Charges, Operands, charge
+from emomc.hardware.accesses import Accesses, Mapping, best_mappings
+from emomc.hardware.charges import Charges, Operands, best_plan, charge
 from emomc.hardware.dataflow import Unrolling
 from emomc.hardware.interface import Array, CostAxes, CostModel, check_dataflows, combine_layers, total
 from emomc.hardware.tiled import best_accesses
@@ -95,6 +95,31 @@ class PhysicalModel(CostModel):
         mappings, _ = best_mappings(self._unroll(call, dataflow), self.accelerator.registers)
         return tuple(Plan(s, m) for s in self._schedules(call, activation_bits) for m in mappings)
 
+    def plan(
+        self,
+        layer: Layer,
+        prune_ratio: float,
+        bit_width: int,
+        shared_values: int,
+        dataflow: str,
+        *,
+        coded_bits: float | None = None,
+        activation_bits: int = 16,
+        input_sparsity: float = 0.0,
+    ) -> tuple[Plan, ...]:
+        """How each call of a layer runs under one choice: the plan whose cost the tables hold."""
+        check_dataflows(self, [dataflow])
+        axes = CostAxes([prune_ratio], [bit_width], [shared_values], (dataflow,), activation_bits=activation_bits)
+        coded = None if coded_bits is None else np.full((1, 1, 1, 1), coded_bits / layer.weight_count)
+        operands = self._operands(axes, input_sparsity, coded)
+        chosen = []
+        for call in layer.calls:
+            unrolling, schedules, accesses = self._candidates(call, dataflow, operands)
+            schedule, mapping = best_plan(self.accelerator, unrolling, schedules, accesses, operands)
+            mappings, _ = best_mappings(unrolling, self.accelerator.registers)
+            chosen.append(Plan(schedules[schedule], mappings[mapping]))
+        return tuple(chosen)
+
     def _unroll(self, call: LoopBounds, dataflow: str) -> Unrolling:
         return Unrolling(call, dataflow, self.accelerator.rows, self.accelerator.columns)
 
@@ -137,12 +162,16 @@ class PhysicalModel(CostModel):
             activation_keep=1 - zeros,
         )
 
-    def _charge(self, call: LoopBounds, dataflow: str, operands: Operands) -> Charges:
+    def _candidates(
+        self, call: LoopBounds, dataflow: str, operands: Operands
+    ) -> tuple[Unrolling, tuple[Schedule, ...], list[Accesses]]:
         unrolling = self._unroll(call, dataflow)
         schedules = self._schedules(call, operands.activation_bits)
         registers = self.accelerator.registers
-        accesses = [best_accesses(unrolling, registers, schedule.tile) for schedule in schedules]
-        return charge(self.accelerator, unrolling, schedules, accesses, operands)
+        return unrolling, schedules, [best_accesses(unrolling, registers, schedule.tile) for schedule in schedules]
+
+    def _charge(self, call: LoopBounds, dataflow: str, operands: Operands) -> Charges:
+        return charge(self.accelerator, *self._candidates(call, dataflow, operands), operands)
 
     def _peak_memory(self, layers: Sequence[Layer], axes: CostAxes) -> Array:
         """Bytes of a layer's input map, output map and stored weights: (L, P, Q, S, 1)."""

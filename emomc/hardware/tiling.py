@@ -185,6 +185,11 @@ class Schedule:
     map_bits: int
     weight_words: int
 
+    @property
+    def scheme(self) -> str:
+        """The order's name in the literature, or the order itself where it has none."""
+        return SCHEMES.get(self.order, self.order)
+
     def fits(self, buffer: Buffer, weight_bits: int) -> bool:
         """Whether the tiles fit when a weight takes so many bits."""
         return self.map_bits + self.weight_words * weight_bits <= buffer.tile_bits
