@@ -367,6 +367,7 @@ def test_references_order(name: str) -> None:
         (TINY, CostAxes([0.0], [8], [0], ("X:Z",), activation_bits=8), "Did you mean 'X:Y'"),
         (replace(TINY, buffer_bits=16), CostAxes([0.0], [8], [0], ("X:Y",), activation_bits=8), "buffer of 2 bytes"),
         (TINY, CostAxes([0.0], [8], [0], ("X:Y",), np.ones((2, 1, 1, 1)), 8), "coded_bits: expected shape"),
+        (TINY, CostAxes([0.0], [8], [0], ("X:Y",), np.full((1, 1, 1, 1), np.nan), 8), "coded_bits: expected finite"),
         (TINY, CostAxes([0.0], [8], [0], ("X:Y",), None, 8, [1.5]), "input_sparsity"),
     ],
 )

@@ -103,6 +103,21 @@ def test_vgg_conv3_2_meets_published_search_results() -> None:
         assert least_words(call, words) <= found * 1.0005
 
 
+def test_vgg16_in_108_kilobytes_as_found_by_another_search() -> None:
+    """Batch 3, 16 bits, one set of tiles: 187.4 million words, output reuse the best scheme of every layer."""
+    widths = [(64, 3, 224), (64, 64, 224), (128, 64, 112), (128, 128, 112), (256, 128, 56), *[(256, 256, 56)] * 2]
+    widths += [(512, 256, 28), *[(512, 512, 28)] * 2, *[(512, 512, 14)] * 3]
+    words = macs = 0
+    for k, c, size in widths:
+        call = LoopBounds(3, 1, k, c, size, size, 3, 3, size, size, padding=(1, 1))
+        best = min(best_schedules(call, Buffer(108 * 8192, 16, 16, False), (16,)), key=total)
+        assert best.scheme == "output reuse"
+        words += total(best)
+        macs += call.macs
+    assert round(words / 1e6, 1) == 187.4
+    assert round(macs / words, 1) == 245.7
+
+
 @pytest.mark.parametrize("words", [1024, 4096, 16384, 65536])
 def test_traffic_respects_lower_bounds_and_shrinks_with_the_buffer(words: int) -> None:
     """Compulsory traffic, and 2 N / sqrt(window reuse * S) - 2 S of the red-blue pebble argument."""

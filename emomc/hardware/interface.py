@@ -75,6 +75,8 @@ class CostAxes:
         choices = (len(self.prune_ratio), len(self.bit_width), len(self.shared_values))
         if self.coded_bits is not None and self.coded_bits.shape != (count, *choices):
             raise EmomcError(f"coded_bits: expected shape {(count, *choices)}, got {self.coded_bits.shape}.")
+        if self.coded_bits is not None and not np.all((self.coded_bits >= 0) & (self.coded_bits < np.inf)):
+            raise EmomcError("coded_bits: expected finite numbers of at least 0.")
         if self.input_sparsity is not None:
             zeros = np.asarray(self.input_sparsity, float)
             if zeros.shape != (count,) or not np.all((zeros >= 0) & (zeros <= 1)):

@@ -164,6 +164,7 @@ class PublishedModel(CostModel):
             EmomcError: for an unknown dataflow or feature maps of other than 16 bits.
         """
         check_dataflows(self, axes.dataflow)
+        axes.check_layers(len(layers))
         if axes.activation_bits != WORD_BITS:
             raise EmomcError(
                 f"activation_bits: the published model is defined for {WORD_BITS}-bit feature maps, got "
