@@ -96,11 +96,11 @@ def spans(call: LoopBounds, image: str, size: int) -> list[tuple[int, int, int]]
 
 def _rows(call: LoopBounds, image: str, sizes: Words) -> tuple[Words, Words]:
     """For each tile size: input rows of all tiles together, and of the largest."""
-    every = {size: [rows for _, _, rows in spans(call, image, size)] for size in np.unique(sizes).tolist()}
-    unique, inverse = np.unique(sizes, return_inverse=True)
-    total = np.array([sum(every[size]) for size in unique.tolist()])
-    largest = np.array([max(every[size]) for size in unique.tolist()])
-    return total[inverse], largest[inverse]
+    total, largest = np.zeros((2, int(sizes.max()) + 1), np.int64)
+    for size in np.flatnonzero(np.bincount(sizes)).tolist():
+        rows = [inside for _, _, inside in spans(call, image, size)]
+        total[size], largest[size] = sum(rows), max(rows)
+    return total[sizes], largest[sizes]
 
 
 def all_tilings(call: LoopBounds) -> Tilings:
@@ -205,36 +205,53 @@ def best_schedules(call: LoopBounds, buffer: Buffer, weight_widths: tuple[int, .
     """
     tilings = all_tilings(call)
     held = footprints(call, tilings)
-    moved = {order: transfers(call, tilings, order) for order in ORDERS}
-    maps = np.stack(
-        [m.inputs * buffer.activation_bits + 2 * m.spills * buffer.psum_bits for m in moved.values()]
-    ).ravel()
-    weights = np.stack([m.weights for m in moved.values()]).ravel()
-    tiles = np.tile(-(tilings.K * tilings.C * tilings.OY * tilings.OX), len(ORDERS))
-    ranked = np.lexsort((tiles, maps, weights))
+    moved = [transfers(call, tilings, order) for order in ORDERS]
+    maps = np.concatenate([m.inputs * buffer.activation_bits + 2 * m.spills * buffer.psum_bits for m in moved])
+    fetches, by_fetches, starts = _grouped(np.concatenate([m.weights for m in moved]) // call.weights)
     map_bits = held.inputs * buffer.activation_bits + held.outputs * buffer.psum_bits
     chosen: dict[int, None] = {}
     for width in weight_widths:
-        fits = map_bits + held.weights * width <= buffer.tile_bits
-        rows = ranked[fits[ranked % len(map_bits)]]
-        chosen |= dict.fromkeys(rows[_lower_hull(weights[rows], maps[rows])].tolist())
+        fits = np.tile(map_bits + held.weights * width <= buffer.tile_bits, len(ORDERS))
+        fitting = np.where(fits, maps, _TOO_LARGE)[by_fetches]
+        least = np.minimum.reduceat(fitting, starts)
+        for group in _lower_hull(fetches, least).tolist():
+            end = starts[group + 1] if group + 1 < len(starts) else len(fitting)
+            equal = by_fetches[starts[group] : end][fitting[starts[group] : end] == least[group]]
+            chosen[int(equal[np.argmax(_volume(tilings, equal % len(map_bits)))])] = None
     schedules = []
     for row in chosen:
-        order, tiling = ORDERS[row // len(map_bits)], row % len(map_bits)
+        order, tiling = divmod(row, len(map_bits))
         m = moved[order]
         words = (int(m.inputs[tiling]), int(m.weights[tiling]), int(m.spills[tiling]), call.outputs)
-        schedules.append(Schedule(tilings[tiling], order, *words, int(map_bits[tiling]), int(held.weights[tiling])))
+        schedules.append(
+            Schedule(tilings[tiling], ORDERS[order], *words, int(map_bits[tiling]), int(held.weights[tiling]))
+        )
     return tuple(schedules)
 
 
+_TOO_LARGE = np.iinfo(np.int64).max
+
+
+def _grouped(values: Words) -> tuple[Words, Words, Words]:
+    """Small whole numbers in groups: the different values, positions sorted by value, and where each value starts."""
+    counts = np.bincount(values)
+    different = np.flatnonzero(counts)
+    rank = np.zeros(len(counts), np.min_scalar_type(len(different)))
+    rank[different] = np.arange(len(different))
+    by_value = np.argsort(rank[values], kind="stable")
+    return different, by_value, np.concatenate([[0], np.cumsum(counts[different])[:-1]])
+
+
+def _volume(tilings: Tilings, rows: Words) -> Words:
+    volume: Words = tilings.K[rows] * tilings.C[rows] * tilings.OY[rows] * tilings.OX[rows]
+    return volume
+
+
 def _lower_hull(x: Words, y: Words) -> Words:
-    """Positions of the falling part of the lower convex hull of points sorted by x, then y."""
-    least = np.minimum.accumulate(y)
-    falling = np.flatnonzero(np.concatenate([[True], y[1:] < least[:-1]])) if len(y) else np.array([], np.int64)
+    """Positions of the falling part of the lower convex hull of points sorted by x; those of `_TOO_LARGE` are none."""
+    before = np.concatenate([[_TOO_LARGE], np.minimum.accumulate(y)[:-1]])
     hull: list[int] = []
-    for point in falling.tolist():
-        if hull and x[hull[-1]] == x[point]:
-            hull.pop()
+    for point in np.flatnonzero(y < before).tolist():
         while len(hull) > 1 and _above(x, y, hull[-2], hull[-1], point):
             hull.pop()
         hull.append(point)
