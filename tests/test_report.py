@@ -213,6 +213,12 @@ def test_the_table_states_ratios_of_totals(run):
     ]  # fmt: skip
 
 
+def test_a_narrow_table_leaves_out_the_files_alone(run):
+    out = io.StringIO()
+    Console(file=out, width=95).print(front_table(run, files=False))
+    assert "p02 knee" in out.getvalue() and "33.3 x" in out.getvalue() and "points/" not in out.getvalue()
+
+
 # --- figures ---
 
 

@@ -24,13 +24,10 @@ def show(run: Path) -> None:
     Example:
       emomc show runs/digits
     """  # noqa: D301 - click's mark
-    from emomc.cli.output import console
-    from emomc.report import front_table, read_run, search_facts
+    from emomc.cli.output import print_run
+    from emomc.report import read_run
 
-    data, out = read_run(run), console()
-    out.print(front_table(data))
-    for fact in search_facts(data):
-        out.print(fact)
+    print_run(read_run(run))
 
 
 @click.command(short_help="Draw the figures of a run.")

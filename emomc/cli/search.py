@@ -153,14 +153,12 @@ def _run(folder: Path, options: Options, workers: int | None, device: str) -> in
 
 
 def _report(folder: Path, evaluations: int, seconds: float) -> None:
-    from emomc.cli.output import console
+    from emomc.cli.output import console, print_run
     from emomc.cli.progress import duration
-    from emomc.report import front_table, knee, plot_run, read_run, search_facts
+    from emomc.report import knee, plot_run, read_run
 
     run, out = read_run(folder), console()
-    out.print(front_table(run))
-    for fact in search_facts(run):
-        out.print(fact)
+    print_run(run)
     out.print(f"This command took {duration(seconds)} for {evaluations} evaluations, those already measured included.")
     if not run.points:
         out.print("No network met the limits: raise --max-loss or relax constraints, with another --run folder.")

@@ -16,8 +16,13 @@ def heading(run: RunData) -> str:
     return f"{run.summary['task']}, accelerator {run.summary['accelerator']}, measured on the test split"
 
 
-def front_table(run: RunData) -> Table:
-    """One row a point, the dense network above them; ratios are against the dense network in 32-bit floats."""
+def front_table(run: RunData, files: bool = True) -> Table:
+    """One row a point, the dense network above them; ratios are against the dense network in 32-bit floats.
+
+    Args:
+        run: a finished run.
+        files: with a column of files.
+    """
     table = Table(title=heading(run))
     table.add_column("point", no_wrap=True)
     table.add_column("error", justify="right", no_wrap=True)
@@ -26,14 +31,16 @@ def front_table(run: RunData) -> Table:
         table.add_column(run.name_and_unit(column)[0].replace("_", " "), justify="right", no_wrap=True)
         if run.reference(column):
             table.add_column("less", justify="right", no_wrap=True)
-    table.add_column("file", overflow="fold")
-    table.add_row("dense", percent(run.dense_error), "", *_dense_costs(run), "32-bit floats", style="dim")
+    if files:
+        table.add_column("file", no_wrap=True)
+    table.add_row("dense", percent(run.dense_error), "", *_dense_costs(run), style="dim")
     table.add_section()
     marked = knee(run).name if run.points else ""
     for point in run.points:
         is_knee = point.name == marked
         name = f"{point.name} knee" if is_knee else point.name
-        table.add_row(name, *_cells(run, point), style="bold" if is_knee else None)
+        cells = [*_cells(run, point), *([point.file] if files else [])]
+        table.add_row(name, *cells, style="bold" if is_knee else None)
     return table
 
 
@@ -52,7 +59,7 @@ def _cells(run: RunData, point: Point) -> list[str]:
         cells.append(si(value, run.name_and_unit(column)[1]))
         if dense:
             cells.append(f"{dense / value:.1f} x")
-    return [*cells, point.file]
+    return cells
 
 
 def search_facts(run: RunData) -> list[str]:
@@ -61,7 +68,7 @@ def search_facts(run: RunData) -> list[str]:
     found = f"{len(run.points)} networks on the front of {summary['evaluations']} measured."
     samples = summary["dense_test"]["samples"]
     meaning = f"Errors: the decoded file on {samples} test samples, ± the standard error of the loss."
-    facts = [found, meaning]
+    facts = [found, meaning, "Times less: against the dense network in 32-bit floats."]
     if run.points:
         facts.append(f"Knee: {knee(run).name}, the best compromise, by errors on the selection split.")
     tau = float(summary["rank_correlation"])
