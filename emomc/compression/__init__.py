@@ -1,23 +1,43 @@
 """How a layer is compressed: pruning, quantization, sharing, the bank of variants, and files of whole networks."""
 
 from emomc.compression.bank import Bank
-from emomc.compression.methods import METHODS, Method
+from emomc.compression.hessian import Calibration, collect_grams
+from emomc.compression.methods import CALIBRATED, METHODS, Method
 from emomc.compression.networkfile import file_overhead, load_network, save_network
+from emomc.compression.obs import (
+    OutputError,
+    cluster_obs,
+    prune_n_m,
+    prune_obs,
+    quantize_obs,
+    relative_error,
+    share_obs,
+)
 from emomc.compression.pruning import prune_magnitude
 from emomc.compression.quantization import quantize_largest, quantize_uniform
 from emomc.compression.sharing import cluster_nonzero, kmeans_1d, share_values
 
 __all__ = [
+    "CALIBRATED",
     "METHODS",
     "Bank",
+    "Calibration",
     "Method",
+    "OutputError",
     "cluster_nonzero",
+    "cluster_obs",
+    "collect_grams",
     "file_overhead",
     "kmeans_1d",
     "load_network",
     "prune_magnitude",
+    "prune_n_m",
+    "prune_obs",
     "quantize_largest",
+    "quantize_obs",
     "quantize_uniform",
+    "relative_error",
     "save_network",
+    "share_obs",
     "share_values",
 ]

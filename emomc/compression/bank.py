@@ -17,7 +17,9 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from emomc import coding
-from emomc.compression.methods import METHODS
+from emomc.compression.hessian import Calibration
+from emomc.compression.methods import CALIBRATED, METHODS
+from emomc.compression.obs import relative_error
 from emomc.errors import EmomcError, unknown_name
 from emomc.files import atomic_write
 from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, SearchSpace
@@ -34,11 +36,12 @@ class LayerRecipe:
     """All that decides the variants of one layer: the weights, the method and the choices.
 
     ``representative[p, q, s]`` is the canonical (p, q, s), flattened, of the network that the indices stand for; -1
-    where the space does not allow them.
+    where the space does not allow them. ``calibration`` is the key of the inputs that it is calibrated on, or empty.
     """
 
     weight: Floats
     method: str
+    calibration: str
     prune_ratios: tuple[float, ...]
     bit_widths: tuple[int, ...]
     shared_values: tuple[int, ...]
@@ -47,7 +50,7 @@ class LayerRecipe:
     @property
     def key(self) -> str:
         """Content hash: a change of any input gives another key, so that stale variants cannot be used."""
-        parts = (_VERSION, self.method, self.prune_ratios, self.bit_widths, self.shared_values)
+        parts = (_VERSION, self.method, self.calibration, self.prune_ratios, self.bit_widths, self.shared_values)
         digest = hashlib.sha256(repr((parts, self.weight.shape)).encode())
         digest.update(np.ascontiguousarray(self.weight).tobytes())
         digest.update(self.representative.tobytes())
@@ -61,7 +64,7 @@ class LayerVariants:
     Attributes:
         offsets: shape ``(P*Q*S + 1,)``; blob v lies from ``offsets[v]`` to ``offsets[v + 1]``, of no length where v
             is not canonical.
-        distortion: shape ``(P*Q*S,)``, squared weight error over squared weights.
+        distortion: shape ``(P*Q*S,)``, as `Bank.distortions`.
         checksums: shape ``(P*Q*S,)``, CRC-32 of each blob.
         path: file of all blobs, one after the other.
     """
@@ -98,27 +101,32 @@ def _check_range(name: str, weight: Floats) -> None:
         )
 
 
-def _compress_layer(recipe: LayerRecipe) -> tuple[list[bytes], NDArray[np.float64]]:
+def _compress_layer(recipe: LayerRecipe, gram: Floats | None) -> tuple[list[bytes], NDArray[np.float64]]:
     shape = recipe.representative.shape
     blobs = [b""] * recipe.representative.size
     distortion = np.full(recipe.representative.size, np.nan)
-    energy = float(np.square(recipe.weight, dtype=np.float64).sum()) or 1.0
     for p, ratio in enumerate(recipe.prune_ratios):
         wanted = [v for v in np.unique(recipe.representative[p]) if v >= 0]
         pairs = [np.unravel_index(v, shape)[1:] for v in wanted]
         choices = [(recipe.bit_widths[q], recipe.shared_values[s]) for q, s in pairs]
         if not choices:
             continue
-        for v, tensor in zip(wanted, METHODS[recipe.method](recipe.weight, ratio, choices), strict=True):
+        for v, tensor in zip(wanted, METHODS[recipe.method](recipe.weight, ratio, choices, gram), strict=True):
             blobs[v] = coding.encode_tensor(tensor)
-            residual = tensor.dequantize() - recipe.weight
-            distortion[v] = float(np.square(residual, dtype=np.float64).sum()) / energy
+            distortion[v] = _distortion(recipe.weight, tensor.dequantize(), gram)
     return blobs, distortion
 
 
-def _build_layer(recipe: LayerRecipe, folder: Path) -> None:
+def _distortion(weight: Floats, result: Floats, gram: Floats | None) -> float:
+    if gram is not None:
+        return relative_error(weight, result, gram)
+    energy = float(np.square(weight, dtype=np.float64).sum()) or 1.0
+    return float(np.square(result - weight, dtype=np.float64).sum()) / energy
+
+
+def _build_layer(recipe: LayerRecipe, gram: Floats | None, folder: Path) -> None:
     """Compress one layer in every way and store it; the index is written last and marks the layer as complete."""
-    blobs, distortion = _compress_layer(recipe)
+    blobs, distortion = _compress_layer(recipe, gram)
     rows = np.zeros(len(blobs), _ROW)
     rows["length"] = [len(blob) for blob in blobs]
     rows["checksum"] = [zlib.crc32(blob) for blob in blobs]
@@ -171,7 +179,8 @@ class Bank:
         sizes: shape ``(L, P, Q, S)``, bytes of each blob; equal networks have equal entries. Entries that the space
             does not allow are those of the mildest allowed choice of the layer.
         key: content hash of everything that the variants depend on.
-        distortions: shape ``(L, P, Q, S)``, squared weight error over squared weights.
+        distortions: shape ``(L, P, Q, S)``, squared weight error over squared weights; squared output error over
+            squared output for layers that are calibrated.
     """
 
     def __init__(self, space: SearchSpace, variants: Sequence[LayerVariants], key: str) -> None:
@@ -196,6 +205,7 @@ class Bank:
         method: str = "magnitude",
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
+        calibration: Calibration | None = None,
     ) -> Bank:
         """The bank of these weights; layers that the folder does not hold yet are compressed and stored.
 
@@ -206,17 +216,24 @@ class Bank:
             method: name in `emomc.compression.METHODS`.
             workers: processes that compress.
             progress: called with (layers done, layers in all).
+            calibration: for the methods in `emomc.compression.CALIBRATED`; used only where layers are missing.
 
         Raises:
-            EmomcError: unknown method, a weight that is not finite or beyond what files hold, or a folder that
-                cannot be written.
+            EmomcError: unknown method, no calibration for a method that needs it, a weight that is not finite or
+                beyond what files hold, or a folder that cannot be written.
         """
         if method not in METHODS:
             raise unknown_name("compression method", method, METHODS)
-        recipes = cls._recipes(weights, space, method)
-        missing = [recipe for recipe in recipes if _open_layer(recipe, folder) is None]
-        missing.sort(key=lambda recipe: -recipe.weight.size)  # the longest jobs first keeps the workers busy
-        jobs = (delayed(_build_layer)(recipe, folder) for recipe in missing)
+        if method not in CALIBRATED:
+            calibration = None
+        elif calibration is None:
+            raise EmomcError(f"compression method {method!r} needs calibration inputs: give `calibration`.")
+        recipes = cls._recipes(weights, space, method, calibration.key if calibration else "")
+        named = zip(space.layers, recipes, strict=True)
+        missing = [(name, recipe) for name, recipe in named if _open_layer(recipe, folder) is None]
+        missing.sort(key=lambda entry: -entry[1].weight.size)  # the longest jobs first keeps the workers busy
+        grams = calibration.grams() if calibration and missing else {}
+        jobs = (delayed(_build_layer)(recipe, grams.get(name), folder) for name, recipe in missing)
         pool = Parallel(n_jobs=min(workers, max(len(missing), 1)), return_as="generator_unordered")
         for done, _ in enumerate(pool(jobs), start=1):
             if progress is not None:
@@ -230,7 +247,7 @@ class Bank:
         return cls(space, opened, key)
 
     @staticmethod
-    def _recipes(weights: Mapping[str, Floats], space: SearchSpace, method: str) -> list[LayerRecipe]:
+    def _recipes(weights: Mapping[str, Floats], space: SearchSpace, method: str, calibration: str) -> list[LayerRecipe]:
         axes = [space.genes[space.column(gene)].choices for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES)]
         table = _representatives(space)
         for name in space.layers:
@@ -239,6 +256,7 @@ class Bank:
             LayerRecipe(
                 np.ascontiguousarray(weights[name], dtype=np.float32),
                 method,
+                calibration,
                 tuple(float(choice) for choice in axes[0]),
                 tuple(int(choice) for choice in axes[1]),
                 tuple(int(choice) for choice in axes[2]),

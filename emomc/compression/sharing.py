@@ -20,14 +20,21 @@ MAX_POINTS = 4096
 _CLIPPING = np.linspace(0.5, 1.0, 21)
 
 
-def distinct_points(values: NDArray[np.floating]) -> tuple[Doubles, Doubles]:
-    """Sorted distinct values and how often each occurs, merged into `MAX_POINTS` cells where there are more.
+def distinct_points(
+    values: NDArray[np.floating], importance: NDArray[np.floating] | None = None
+) -> tuple[Doubles, Doubles]:
+    """Sorted distinct values and how much each weighs, merged into `MAX_POINTS` cells where there are more.
 
     A merged cell is represented by its mean, so that totals and means of the data are kept.
+
+    Args:
+        values: shape ``(n,)``.
+        importance: weight of each value, positive, same shape; 1 if not given, so that values are counted.
     """
-    points, counts = np.unique(values.astype(np.float64), return_counts=True)
+    points, position = np.unique(values.astype(np.float64), return_inverse=True)
+    counts = np.bincount(position, importance, minlength=len(points)).astype(np.float64)
     if len(points) <= MAX_POINTS:
-        return points, counts.astype(np.float64)
+        return points, counts
     width = (points[-1] - points[0]) / MAX_POINTS
     cells = np.minimum(((points - points[0]) / width).astype(np.int64), MAX_POINTS - 1)
     weight = np.bincount(cells, weights=counts, minlength=MAX_POINTS)
@@ -120,7 +127,7 @@ def kmeans_1d(points: Doubles, weights: Doubles, counts: Sequence[int]) -> dict[
     return result
 
 
-def _quantize_codebook(centroids: Doubles, population: Doubles, bit_width: int) -> tuple[NDArray[np.float16], Floats]:
+def codebook_levels(centroids: Doubles, population: Doubles, bit_width: int) -> tuple[NDArray[np.float16], Floats]:
     """Scale and distinct integer levels for a codebook, clipped where that lowers the weighted squared error."""
     level = largest_level(bit_width)
     largest = np.abs(centroids).max() / level
@@ -143,18 +150,29 @@ class Clusters:
     population: Doubles
     centroids: dict[int, Doubles]
 
+    def codebook(self, count: int, bit_width: int) -> tuple[NDArray[np.float16], Floats]:
+        """Scale, shape ``(1,)``, and ascending distinct levels of ``count`` shared values at a bit-width."""
+        centroids = self.centroids[count]
+        members = np.bincount(
+            np.searchsorted((centroids[1:] + centroids[:-1]) / 2, self.points),
+            weights=self.population,
+            minlength=len(centroids),
+        )
+        return codebook_levels(centroids, members.astype(np.float64), bit_width)
 
-def cluster_nonzero(weight: Floats, counts: Sequence[int]) -> Clusters:
+
+def cluster_nonzero(weight: Floats, counts: Sequence[int], importance: NDArray[np.floating] | None = None) -> Clusters:
     """Cluster the non-zero weights of a layer for several numbers of shared values in one pass.
 
     Args:
         weight: any shape.
         counts: numbers of shared non-zero values, each at least 1.
+        importance: positive factor of each weight's squared error, same shape; 1 if not given.
     """
-    nonzero = weight[weight != 0]
-    if not nonzero.size:
+    kept = weight != 0
+    if not kept.any():
         return Clusters(np.zeros(0), np.zeros(0), {count: np.zeros(1) for count in counts})
-    points, population = distinct_points(nonzero)
+    points, population = distinct_points(weight[kept], None if importance is None else importance[kept])
     return Clusters(points, population, kmeans_1d(points, population, counts))
 
 
@@ -169,13 +187,7 @@ def share_values(weight: Floats, clusters: Clusters, count: int, bit_width: int)
         count: number of shared values.
         bit_width: bits of a codebook entry, 2 to 16.
     """
-    centroids = clusters.centroids[count]
-    members = np.bincount(
-        np.searchsorted((centroids[1:] + centroids[:-1]) / 2, clusters.points),
-        weights=clusters.population,
-        minlength=len(centroids),
-    )
-    scale, levels = _quantize_codebook(centroids, members.astype(np.float64), bit_width)
+    scale, levels = clusters.codebook(count, bit_width)
     entries = levels * np.float32(scale[0])
     nearest = levels[np.searchsorted((entries[1:] + entries[:-1]) / 2, weight)]
     return CodedTensor(to_integers(np.where(weight != 0, nearest, 0), bit_width), scale, bit_width)

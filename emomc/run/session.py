@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from emomc import coding
 from emomc.accuracy.evaluator import DENSE, Evaluator, Measurement, Settings
 from emomc.accuracy.sensitivity import plan_probes, sensitivity_table
+from emomc.compression import CALIBRATED, Calibration
 from emomc.compression.bank import Bank
 from emomc.compression.networkfile import INPUT_SHAPE, file_overhead
 from emomc.errors import EmomcError, unknown_name
@@ -122,6 +123,7 @@ class Session:
             self.options.method,
             workers,
             lambda done, total: self._progress("compressing layers", done, total),
+            self._calibration() if self.options.method in CALIBRATED else None,
         )
         self.costs = self._cost_tables()
         self._progress("starting workers", 0, 1)
@@ -133,6 +135,9 @@ class Session:
         self.sensitivities = self._probe()
         limit = Constraint(load_objective("error"), self.dense.error + self.options.max_loss)
         self.problem = CompressionProblem(self.costs, self.errors, objectives, [limit, *constraints])
+
+    def _calibration(self) -> Calibration:
+        return Calibration(self.task.module, self.network, self.task.splits.calibration.inputs)
 
     @property
     def header(self) -> dict[str, Any]:
