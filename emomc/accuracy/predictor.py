@@ -60,7 +60,12 @@ class AdditivePredictor:
         return np.asarray(self._table[(layer, *indices)].sum(axis=1))
 
     def fit(self, genomes: Integers, errors: Doubles) -> None:
-        """Fit intercept and slope of the link by least squares; failed measurements (NaN) are left out."""
+        """Fit intercept and slope of the link by least squares; failed measurements (NaN) are left out.
+
+        A network that is given with several dataflows counts once.
+        """
+        _, networks = np.unique(self._space.network_part(genomes), axis=0, return_index=True)
+        genomes, errors = genomes[networks], errors[networks]
         valid = np.isfinite(errors)
         if valid.sum() < 3:
             return

@@ -71,9 +71,9 @@ class Ledger:
         self.genomes: Genomes = np.zeros((0, self._space.n_var), dtype=np.int64)
         self.errors: Doubles = np.zeros(0)
 
-    def is_listed(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """Which genomes are in the ledger already, ``(n,)``."""
-        return np.array([row.tobytes() in self._listed for row in np.ascontiguousarray(genomes)], dtype=bool)
+    def is_known(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Which canonical genomes are networks that have been measured, with whatever dataflows, ``(n,)``."""
+        return np.array([row.tobytes() in self._known for row in self._space.network_part(genomes)], dtype=bool)
 
     def measure(self, genomes: Genomes, stage: str, predicted: Doubles | None = None) -> Doubles:
         """Errors of genomes, ``(n,)``; NaN for those that the budget no longer pays for.
@@ -96,14 +96,16 @@ class Ledger:
             self._known.update(zip(fresh, measured.tolist(), strict=True))
             self.remaining -= len(fresh)
         errors = np.array([self._known.get(key, np.nan) for key in keys])
-        self._list(genomes, errors, np.array([key in self._known for key in keys], dtype=bool))
+        self._list(genomes, errors)
         return errors
 
-    def _list(self, genomes: Genomes, errors: Doubles, known: NDArray[np.bool_]) -> None:
-        rows = [
-            position
-            for position in np.flatnonzero(known & ~self.is_listed(genomes)).tolist()
-            if genomes[position].tobytes() not in self._listed and not self._listed.add(genomes[position].tobytes())  # type: ignore[func-returns-value]
-        ]
+    def _list(self, genomes: Genomes, errors: Doubles) -> None:
+        """Enter the genomes whose networks are known, each once."""
+        rows = []
+        for position in np.flatnonzero(self.is_known(genomes)).tolist():
+            entry = genomes[position].tobytes()
+            if entry not in self._listed:
+                self._listed.add(entry)
+                rows.append(position)
         self.genomes = np.concatenate([self.genomes, genomes[rows]])
         self.errors = np.concatenate([self.errors, errors[rows]])

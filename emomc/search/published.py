@@ -23,6 +23,7 @@ from emomc.search.ledger import Genomes, Ledger, SearchTask
 
 _SURVIVORS = 40
 _OFFSPRING = 20
+_PATIENCE = 50  # generations without a new network after which the space counts as exhausted
 
 
 class _GlobalPruneProblem(Problem):
@@ -74,8 +75,8 @@ def published(task: SearchTask, ledger: Ledger, seed: int) -> None:
         eliminate_duplicates=True,
     )
     algorithm.setup(_GlobalPruneProblem(task, ledger), seed=seed, termination=("n_gen", 10_000))
-    while ledger.remaining and algorithm.has_next():
+    fruitless = 0
+    while ledger.remaining and fruitless < _PATIENCE and algorithm.has_next():
         before = ledger.remaining
         algorithm.next()
-        if ledger.remaining == before:
-            return  # a whole generation without a new network: the space is exhausted
+        fruitless = fruitless + 1 if ledger.remaining == before else 0

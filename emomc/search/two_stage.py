@@ -72,7 +72,10 @@ class _TwoStage:
     def run(self) -> None:
         budget = self._ledger.remaining
         prune_only = self._space.mildest(BIT_WIDTH).mildest(SHARED_VALUES)
-        self._stage("prune", prune_only, (), self._seeds(prune_only), round(budget * self._schedule.first_stage))
+        first = max(round(budget * self._schedule.first_stage), min(budget, 1))
+        self._stage("prune", prune_only, (), self._seeds(prune_only), first)
+        if not self._ledger.remaining:
+            return
         bases = self._bases()
         seeds = np.concatenate([self._seeds(self._space.pinned(PRUNE_RATIO, base)) for base in bases])
         self._stage("quantize", self._space, (PRUNE_RATIO,), seeds, self._ledger.remaining)
@@ -85,8 +88,9 @@ class _TwoStage:
         pool = np.unique(space.canonical(seeds), axis=0)
         while self._ledger.remaining > stop:
             population = self._evolve(space, inherited, pool)
-            candidates = population[~self._ledger.is_listed(population)]
-            picked = self._choose(candidates, min(self._schedule.batch, self._ledger.remaining - stop))
+            known = self._ledger.is_known(population)
+            self._ledger.measure(population[known], name)  # networks with other dataflows than before cost nothing
+            picked = self._choose(population[~known], min(self._schedule.batch, self._ledger.remaining - stop))
             if not len(picked):
                 return
             self._ledger.measure(picked, name, self._predictor.predict(picked)[0])

@@ -1,0 +1,430 @@
+"""Strategies on tabulated surfaces whose exact front is known: no torch, no files."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from pymoo.algorithms.moo.nsga3 import NSGA3
+from pymoo.algorithms.moo.sms import SMSEMOA
+from pymoo.util.ref_dirs import get_reference_directions
+
+from emomc.accuracy.predictor import rank_correlation
+from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, SearchSpace
+from emomc.problems import CompressionProblem, CostTables, Objective, parse_constraint
+from emomc.search import STRATEGIES, Ledger, SearchTask, front_of, hypervolume
+from emomc.search.front import pick_spread, spread_coordinates
+from emomc.search.ledger import Request
+from emomc.search.two_stage import Schedule, two_stage
+from tests.conftest import ROOT
+from tests.toys import DENSE_ERROR, Toy, toy
+
+Doubles = NDArray[np.float64]
+Genomes = NDArray[np.int64]
+strategies = pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+
+
+def quality(surface: Toy, genomes: Genomes, errors: Doubles) -> float:
+    """Part of the exact front's hypervolume that measured networks reach."""
+    values = surface.problem().values(genomes, errors)[0]
+    return hypervolume(values, surface.reference) / hypervolume(surface.exact_front, surface.reference)
+
+
+class Measurements:
+    """Measures by table, and keeps what was asked."""
+
+    def __init__(self, errors: Callable[[Genomes], Doubles]) -> None:
+        self._errors = errors
+        self.requests: list[Request] = []
+
+    def __call__(self, request: Request) -> Doubles:
+        self.requests.append(request)
+        return self._errors(request.genomes)
+
+    @property
+    def genomes(self) -> Genomes:
+        return np.concatenate([request.genomes for request in self.requests])
+
+
+def search(
+    surface: Toy, strategy: str = "two-stage", budget: int = 60, seed: int = 0, task: SearchTask | None = None
+) -> tuple[Ledger, Measurements]:
+    measurements = Measurements(surface.errors)
+    task = task or surface.task()
+    ledger = Ledger(task, budget, measurements)
+    STRATEGIES[strategy](task, ledger, seed)
+    return ledger, measurements
+
+
+# Finding the front
+
+
+@pytest.mark.parametrize(("n_layers", "seed"), [(6, 0), (7, 1), (8, 2)])
+def test_sixty_measurements_reach_nine_tenths_of_the_exact_front(n_layers: int, seed: int) -> None:
+    """With sensitivities that are off by a factor of 1.5, one standard deviation."""
+    surface = toy(n_layers, seed)
+    ledger, _ = search(surface, seed=seed)
+    found = quality(surface, ledger.genomes, ledger.errors)
+    random = surface.space.random(60, np.random.default_rng(seed))
+    assert 0.9 <= found <= 1 + 1e-12
+    assert found > 1.2 * quality(surface, random, surface.errors(random))
+
+
+def test_more_measurements_find_more() -> None:
+    surface = toy()
+    found = [
+        quality(surface, ledger.genomes, ledger.errors)
+        for ledger, _ in (search(surface, budget=n) for n in (12, 40, 120))
+    ]
+    assert found[0] < found[1] < found[2]
+    assert found[2] > 0.95
+
+
+def test_the_exact_front_is_that_of_full_enumeration() -> None:
+    """The referee's own check, on two layers."""
+    surface = toy(2)
+    columns = [indices for row in surface.space.allowed for indices in row]
+    everything = np.unique(surface.space.canonical(np.array(list(itertools.product(*columns)))), axis=0)
+    values = surface.problem().values(everything, surface.errors(everything))[0]
+    expected = values[front_of(values)]
+    expected = expected[expected[:, 0] < surface.reference[0]]
+    found = surface.exact_front[surface.exact_front[:, 0] < surface.reference[0]]
+    assert np.unique(found.round(9), axis=0) == pytest.approx(np.unique(expected.round(9), axis=0))
+
+
+def test_predictions_are_made_before_measuring_and_rank_what_is_measured() -> None:
+    surface = toy()
+    _, measurements = search(surface)
+    predicted = np.concatenate([request.predicted for request in measurements.requests])
+    assert np.all(np.isfinite(predicted))
+    assert rank_correlation(predicted, surface.errors(measurements.genomes)) > 0.6
+
+
+def test_both_stages_are_told_apart_and_the_first_only_prunes() -> None:
+    surface = toy()
+    _, measurements = search(surface)
+    stages = [request.stage for request in measurements.requests]
+    assert stages == sorted(stages) and set(stages) == {"prune", "quantize"}
+    pruning = np.concatenate([r.genomes for r in measurements.requests if r.stage == "prune"])
+    assert len(pruning) == 15  # a quarter
+    for gene in (BIT_WIDTH, SHARED_VALUES):
+        assert not surface.space.split(pruning)[:, :, surface.space.column(gene)].any()
+    pruned = {surface.space.values(row, PRUNE_RATIO).tobytes() for row in pruning}
+    later = np.concatenate([r.genomes for r in measurements.requests if r.stage == "quantize"])
+    assert {surface.space.values(row, PRUNE_RATIO).tobytes() for row in later} <= pruned
+
+
+# Any strategy
+
+
+@strategies
+@pytest.mark.parametrize("budget", [0, 1, 2, 3, 5, 17, 60])
+def test_the_budget_is_spent_and_never_exceeded(strategy: str, budget: int) -> None:
+    surface = toy()
+    ledger, measurements = search(surface, strategy, budget)
+    measured = sum(len(request.genomes) for request in measurements.requests)
+    assert measured == budget and ledger.remaining == 0
+    assert len(ledger.errors) == len(ledger.genomes) >= budget
+
+
+@strategies
+def test_no_network_is_measured_twice_and_all_requests_are_canonical(strategy: str) -> None:
+    surface = toy()
+    _, measurements = search(surface, strategy, 80)
+    asked = measurements.genomes
+    assert np.array_equal(surface.space.canonical(asked), asked)
+    assert len(np.unique(surface.space.network_part(asked), axis=0)) == len(asked) == 80
+
+
+@strategies
+def test_the_same_seed_asks_for_the_same_networks(strategy: str) -> None:
+    surface = toy()
+    sequences = [search(surface, strategy, seed=seed)[1] for seed in (4, 4, 5)]
+    first, second, other = (m.genomes for m in sequences)
+    assert np.array_equal(first, second) and not np.array_equal(first, other)
+    assert [len(r.genomes) for r in sequences[0].requests] == [len(r.genomes) for r in sequences[1].requests]
+
+
+PROGRAM = """
+import hashlib
+from emomc.search import STRATEGIES, Ledger
+from tests.toys import toy
+surface = toy()
+for name in sorted(STRATEGIES):
+    task = surface.task()
+    ledger = Ledger(task, 20, lambda request: surface.errors(request.genomes))
+    STRATEGIES[name](task, ledger, 0)
+    print(hashlib.sha256(ledger.genomes.tobytes()).hexdigest())
+"""
+
+
+def test_the_same_seed_asks_for_the_same_networks_in_another_process() -> None:
+    """No order of a set or of hashes decides anything."""
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1 and len(outputs.pop().split()) == len(STRATEGIES)
+
+
+class InterruptedSearchError(Exception):
+    pass
+
+
+@strategies
+@pytest.mark.parametrize("after", [0, 1, 9, 10, 33])
+def test_an_interrupted_search_ends_as_if_it_had_not_been(strategy: str, after: int) -> None:
+    """What was measured is kept by network; asking again replays it and goes on to the identical ledger."""
+    surface = toy()
+    expected, _ = search(surface, strategy, 40)
+    store: dict[bytes, float] = {}
+    fresh = 0
+
+    def measure(request: Request) -> Doubles:
+        nonlocal fresh
+        errors = []
+        for genome in request.genomes:
+            key = surface.space.network_part(genome).tobytes()
+            if key not in store:
+                if fresh == after:
+                    fresh += 1
+                    raise InterruptedSearchError
+                fresh += 1
+                store[key] = float(surface.errors(genome[None])[0])
+            errors.append(store[key])
+        return np.array(errors)
+
+    task = surface.task()
+    with pytest.raises(InterruptedSearchError):
+        STRATEGIES[strategy](task, Ledger(task, 40, measure), 0)
+    assert len(store) == after
+    again = Ledger(task, 40, measure)
+    STRATEGIES[strategy](task, again, 0)
+    assert np.array_equal(again.genomes, expected.genomes) and np.array_equal(again.errors, expected.errors)
+    assert len(store) == 40 and fresh == 41
+
+
+@strategies
+def test_failed_measurements_and_constraints_that_nothing_meets_do_not_end_a_search(strategy: str) -> None:
+    surface = toy()
+    rng = np.random.default_rng(0)
+
+    def flaky(genomes: Genomes) -> Doubles:
+        return np.where(rng.random(len(genomes)) < 0.5, np.nan, surface.errors(genomes))
+
+    for errors, constraints in (
+        (flaky, None),
+        (lambda g: np.full(len(g), np.nan), None),
+        (surface.errors, ("size<=1B",)),
+    ):
+        given = {} if constraints is None else {"constraints": tuple(map(parse_constraint, constraints))}
+        task = surface.task(**given)
+        measurements = Measurements(errors)
+        STRATEGIES[strategy](task, Ledger(task, 30, measurements), 0)
+        assert len(measurements.genomes) == 30
+
+
+@strategies
+def test_a_space_smaller_than_the_budget_is_measured_once(strategy: str) -> None:
+    surface = toy(2)
+    space = surface.space.restrict(BIT_WIDTH, (16, 8)).restrict(SHARED_VALUES, (0,)).restrict(PRUNE_RATIO, (0.0, 0.5))
+    costs = CostTables(space, surface.costs.layers, surface.costs.tables, surface.costs.constants)
+    task = SearchTask(CompressionProblem(costs, surface.errors), surface.task().sensitivities, DENSE_ERROR)
+    measurements = Measurements(surface.errors)
+    STRATEGIES[strategy](task, Ledger(task, 1000, measurements), 0)
+    networks = np.unique(space.network_part(measurements.genomes), axis=0)
+    assert len(networks) == len(measurements.genomes)
+    assert len(networks) == 8 if strategy == "published" else 8 <= len(networks) <= 16
+    assert np.array_equal(space.canonical(measurements.genomes), measurements.genomes)
+
+
+@pytest.mark.parametrize("objectives", [("error", "size"), ("error", "energy", "size", "mine"), ("energy", "size")])
+def test_any_objectives_can_be_searched(objectives: tuple[str, ...]) -> None:
+    surface = toy()
+    largest = Objective("mine", "", lambda batch: -batch.values(PRUNE_RATIO).max(axis=1))
+    task = surface.task(objectives=tuple(largest if name == "mine" else name for name in objectives))
+    measurements = Measurements(surface.errors)
+    two_stage(task, Ledger(task, 30, measurements), 0)
+    assert len(measurements.genomes) == 30
+
+
+# Other algorithms, and the published search
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        lambda start, operators: NSGA3(
+            get_reference_directions("das-dennis", 3, n_partitions=8), sampling=start, **operators
+        ),
+        lambda start, operators: SMSEMOA(pop_size=40, sampling=start, **operators),
+    ],
+    ids=["NSGA3", "SMSEMOA"],
+)
+def test_another_pymoo_algorithm_can_take_the_place_of_nsga2(algorithm: Callable[..., object]) -> None:
+    surface = toy()
+    task = surface.task()
+    measurements = Measurements(surface.errors)
+    ledger = Ledger(task, 60, measurements)
+    two_stage(task, ledger, 0, Schedule(algorithm=algorithm))  # type: ignore[arg-type]
+    assert len(measurements.genomes) == 60
+    assert quality(surface, ledger.genomes, ledger.errors) > 0.9
+    default = search(surface)[1].genomes
+    assert not np.array_equal(default, measurements.genomes)
+
+
+def test_a_schedule_says_how_the_budget_is_spent() -> None:
+    surface = toy()
+    task = surface.task()
+    measurements = Measurements(surface.errors)
+    two_stage(task, Ledger(task, 50, measurements), 0, Schedule(first_stage=0.5, batch=5, generations=3, bases=2))
+    sizes = [(request.stage, len(request.genomes)) for request in measurements.requests]
+    assert sizes == [("prune", 5)] * 5 + [("quantize", 5)] * 5
+    later = np.concatenate([r.genomes for r in measurements.requests if r.stage == "quantize"])
+    ratios = surface.space.split(later)[:, :, surface.space.column(PRUNE_RATIO)]
+    assert len(np.unique(ratios, axis=0)) <= 2
+
+
+def test_the_published_search_prunes_all_layers_alike_and_shares_nothing() -> None:
+    surface = toy()
+    ledger, measurements = search(surface, "published", 140)
+    parts = surface.space.split(measurements.genomes)
+    ratios, bits = (parts[:, :, surface.space.column(gene)] for gene in (PRUNE_RATIO, BIT_WIDTH))
+    assert np.all(ratios == ratios[:, :1]) and len(np.unique(ratios[:, 0])) == 5
+    assert not np.all(bits == bits[:, :1])
+    assert not parts[:, :, surface.space.column(SHARED_VALUES)].any()
+    assert all(request.stage == "evolve" for request in measurements.requests)
+    assert len(measurements.requests[0].genomes) == 40  # the survivors of the paper
+    assert max(len(request.genomes) for request in measurements.requests[1:]) <= 20  # its offspring
+    assert quality(surface, ledger.genomes, ledger.errors) < quality(surface, *both(search(surface, budget=140)[0]))
+
+
+def both(ledger: Ledger) -> tuple[Genomes, Doubles]:
+    return ledger.genomes, ledger.errors
+
+
+# The ledger
+
+
+def test_a_network_is_paid_for_once_whatever_its_dataflow() -> None:
+    surface = toy(3)
+    task, measurements = surface.task(), Measurements(surface.errors)
+    ledger = Ledger(task, 3, measurements)
+    first = surface.space.random(1, np.random.default_rng(0))
+    other = surface.space.split(first.copy())
+    other[:, 0, 3] = (other[:, 0, 3] + 1) % 3
+    twin = other.reshape(1, -1)
+    errors = ledger.measure(np.concatenate([first, twin, first]), "any")
+    assert errors == pytest.approx(np.repeat(surface.errors(first), 3))
+    assert len(measurements.genomes) == 1 and ledger.remaining == 2
+    assert np.array_equal(ledger.genomes, np.concatenate([first, twin]))
+    stranger = np.zeros_like(first)
+    assert ledger.is_known(np.concatenate([twin, stranger, first])).tolist() == [True, False, True]
+    many = surface.space.random(5, np.random.default_rng(1))
+    errors = ledger.measure(many, "any")
+    assert np.isfinite(errors).tolist() == [True, True, False, False, False] and ledger.remaining == 0
+    assert errors[:2] == pytest.approx(surface.errors(many[:2]))
+    assert len(ledger.genomes) == 4
+
+
+def test_a_ledger_hands_over_the_canonical_form() -> None:
+    surface = toy(3)
+    measurements = Measurements(surface.errors)
+    ledger = Ledger(surface.task(), 10, measurements)
+    raw = np.full((1, surface.space.n_var), 50)
+    ledger.measure(raw, "any", np.array([0.25]))
+    assert np.array_equal(measurements.genomes, surface.space.canonical(raw))
+    assert measurements.requests[0].predicted.tolist() == [0.25]
+
+
+# Fronts
+
+points = arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 3)), elements=st.integers(0, 5).map(float))
+
+
+@given(points)
+def test_the_front_is_what_nothing_dominates(values: Doubles) -> None:
+    kept = front_of(values)
+    expected = {tuple(v) for v in values.tolist() if not any(np.all(w <= v) and np.any(w < v) for w in values)}
+    assert {tuple(v) for v in values[kept].tolist()} == expected
+    assert len(kept) == len(expected)  # each value once
+    assert np.all(np.diff(values[kept][:, 0]) >= 0)
+
+
+@given(values=points, seed=st.integers(0, 100))
+def test_the_infeasible_and_the_unmeasured_are_on_no_front(values: Doubles, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    violations = rng.integers(-1, 2, size=(len(values), 2)).astype(float)
+    spoilt = values.copy()
+    spoilt[rng.random(len(values)) < 0.3, 0] = np.nan
+    fine = np.isfinite(spoilt[:, 0]) & (violations <= 0).all(axis=1)
+    kept = front_of(spoilt, violations)
+    assert np.all(fine[kept])
+    assert np.array_equal(np.flatnonzero(fine)[front_of(spoilt[fine])], kept)
+
+
+@given(arrays(np.int64, (6, 2), elements=st.integers(0, 10)))
+def test_hypervolume_is_the_area_of_the_dominated_cells(corners: NDArray[np.int64]) -> None:
+    reference = np.array([8.0, 9.0])
+    cells = [(x, y) for x in range(8) for y in range(9) if np.any((corners[:, 0] <= x) & (corners[:, 1] <= y))]
+    assert hypervolume(corners.astype(float), reference) == pytest.approx(len(cells) / 72)
+
+
+def test_hypervolume_of_three_objectives_has_its_closed_form() -> None:
+    reference = np.array([2.0, 4.0, 8.0])
+    assert hypervolume(np.array([[1.0, 2.0, 4.0]]), reference) == pytest.approx(1 / 8)
+    assert hypervolume(np.array([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), reference) == pytest.approx(0.75)
+    assert hypervolume(np.zeros((1, 3)), reference) == pytest.approx(1)
+    assert hypervolume(reference[None], reference) == 0 == hypervolume(np.zeros((0, 3)), reference)
+
+
+@settings(max_examples=40)
+@given(n=st.integers(0, 9), taken=st.integers(0, 4), count=st.integers(0, 6), seed=st.integers(0, 2**32))
+def test_picks_are_the_farthest_one_after_the_other(n: int, taken: int, count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    candidates, others = rng.random((n, 2)), rng.random((taken, 2))
+    picks = pick_spread(candidates, others, count).tolist()
+    assert len(picks) == len(set(picks)) == min(n, count)
+    width = np.ptp(np.concatenate([candidates, others]), axis=0) if n + taken > 1 else np.ones(2)
+    chosen = [point / width for point in others]
+    for number, pick in enumerate(picks):
+        if chosen:
+            gaps = [min(np.linalg.norm(c / width - other) for other in chosen) for c in candidates]
+            rest = [gap for row, gap in enumerate(gaps) if row not in picks[:number]]
+            assert gaps[pick] == pytest.approx(max(rest))
+        chosen.append(candidates[pick] / width)
+
+
+def test_coordinates_measure_costs_by_ratio_and_errors_by_loss() -> None:
+    values = np.array([[0.1, 100.0], [0.1, 200.0], [0.102, 400.0], [0.05, 800.0]])
+    found = spread_coordinates(values, np.array([True, False]), 0.1)
+    assert np.diff(found[:, 1]) == pytest.approx(np.log(2))
+    assert found[0, 0] == found[1, 0] == found[3, 0]  # better than the dense network is no loss
+    assert found[2, 0] - found[0, 0] == pytest.approx(np.log(2))  # a fifth of a point doubles the loss
+
+
+def test_the_space_of_the_published_search_may_be_restricted() -> None:
+    surface = toy()
+    space: SearchSpace = surface.space.restrict(PRUNE_RATIO, (0.0, 0.7)).restrict(BIT_WIDTH, (8, 4), "layer1")
+    costs = CostTables(space, surface.costs.layers, surface.costs.tables, surface.costs.constants)
+    task = SearchTask(CompressionProblem(costs, surface.errors), surface.task().sensitivities, DENSE_ERROR)
+    measurements = Measurements(surface.errors)
+    STRATEGIES["published"](task, Ledger(task, 60, measurements), 0)
+    assert np.array_equal(space.canonical(measurements.genomes), measurements.genomes)
+    assert set(np.unique(space.values(measurements.genomes, PRUNE_RATIO))) == {0.0, 0.7}
