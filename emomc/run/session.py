@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -79,17 +79,20 @@ class Session:
             objectives: objects in place of the names in ``options.objectives``.
             constraints: further constraints.
             settings: how networks are evaluated.
-            workers: processes; one per processor if not given. Results do not depend on it.
+            workers: processes; if not given, one per processor, or a single one on a GPU. Results do not depend on it.
             progress: told of long work.
 
         Raises:
             EmomcError: something does not fit together; the message says what to do.
         """
+        chosen = objectives or options.objectives
+        names = tuple(each if isinstance(each, str) else each.name for each in chosen)
+        options = replace(options, objectives=names)
         self.folder, self.options, self._progress = Path(folder), options, progress
         self.seconds_measuring = 0.0
         self._settings = settings or Settings()
-        count = workers or default_workers()
-        wanted = [load_objective(each) for each in objectives or options.objectives]
+        count = workers or default_workers(self._settings.device)
+        wanted = [load_objective(each) for each in chosen]
         bounds = [*(parse_constraint(text) for text in options.constraints), *constraints]
         if options.strategy not in STRATEGIES:
             raise unknown_name("strategy", options.strategy, STRATEGIES)
@@ -103,13 +106,14 @@ class Session:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.folder)
         self._workers: Workers | None = None
+        self._store: Store | None = None
         try:
             check_same_run(self.folder, options, self.task.fingerprint)
             self._store = Store(self.folder / "store.sqlite")
             self._open(count, wanted, bounds)
             write_options(self.folder, options, self.task.fingerprint)
         except BaseException:
-            self._lock.release()
+            self.close()
             raise
 
     def _open(self, workers: int, objectives: list[Objective], constraints: list[Constraint]) -> None:
@@ -211,6 +215,7 @@ class Session:
     def run_jobs(self, jobs: Sequence[Job], what: str) -> list[dict[str, Any]]:
         """Results of jobs in their order, each stored as soon as it is made and taken from the store if it is there."""
         assert self._workers is not None
+        assert self._store is not None
         start = time.perf_counter()
         keys = [self._key(job) for job in jobs]
         results: dict[str, dict[str, Any]] = {}
@@ -241,7 +246,8 @@ class Session:
         """End the workers and close the store; everything measured is on disk already."""
         if self._workers is not None:
             self._workers.close()
-        self._store.close()
+        if self._store is not None:
+            self._store.close()
         self._lock.release()
 
     def __enter__(self) -> Session:

@@ -60,8 +60,10 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def default_workers() -> int:
-    """One worker per processor that this process may use."""
+def default_workers(device: str) -> int:
+    """One worker per processor that this process may use; a single one where a GPU does the work."""
+    if device != "cpu":
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -41,7 +41,9 @@ class _Source:
 
 
 def resnet20_task(data: str | Path | None = None, checkpoint: str | Path | None = None, download: bool = False) -> Task:
-    """ResNet-20, 91.73 % on the test split with the checkpoint of github.com/akamaster/pytorch_resnet_cifar10.
+    """ResNet-20 on CIFAR-10, 0.27 million weights; needs data and a checkpoint.
+
+    The checkpoint of github.com/akamaster/pytorch_resnet_cifar10 reaches 91.73 % on the test split.
 
     Args:
         data: folder with CIFAR-10, also in a subfolder ``cifar10``; otherwise the environment variable EMOMC_DATA.
@@ -56,13 +58,19 @@ def resnet20_task(data: str | Path | None = None, checkpoint: str | Path | None 
 
 
 def resnet56_task(data: str | Path | None = None, checkpoint: str | Path | None = None, download: bool = False) -> Task:
-    """ResNet-56, 93.39 % on the test split with the public checkpoint; arguments as for `resnet20_task`."""
+    """ResNet-56 on CIFAR-10, 0.86 million weights; needs data and a checkpoint.
+
+    The checkpoint of github.com/akamaster/pytorch_resnet_cifar10 reaches 93.39 %. Arguments as for `resnet20_task`.
+    """
     source = _resnet_source(56, "resnet56-4bfd9763.th")
     return _task("cifar10-resnet56", resnet(56), source, data, checkpoint, download)
 
 
 def vgg16_task(data: str | Path | None = None, checkpoint: str | Path | None = None, download: bool = False) -> Task:
-    """VGG-16 with batch normalisation; arguments as for `resnet20_task`."""
+    """VGG-16 with batch normalisation on CIFAR-10, 15 million weights; needs data and a checkpoint.
+
+    Arguments as for `resnet20_task`.
+    """
     source = _Source(
         "vgg16_bn_cifar10_fp16.pt", _CIFAR, f"{_NETWORKS}:vgg16", {}, "VGG-16-BN on CIFAR-10, 15 million weights"
     )
