@@ -287,6 +287,11 @@ class SearchSpace:
         """Uniform random canonical genomes, shape ``(n, n_var)``."""
         return self.canonical(self.at_ranks(rng.integers(0, self.counts, size=(n, self.n_var))))
 
+    def every(self) -> NDArray[np.int64]:
+        """All canonical genomes, shape ``(n, n_var)`` with n at most `size`: for small spaces only."""
+        ranks = np.stack(np.unravel_index(np.arange(self.size), self.counts.tolist()), axis=1)
+        return np.unique(self.canonical(self.at_ranks(ranks)), axis=0)
+
     def network_part(self, genomes: Integers) -> NDArray[np.int64]:
         """Genomes with the dataflow set to 0: two genomes with equal parts are the same network."""
         part = np.array(genomes, dtype=np.int64, copy=True)

@@ -158,6 +158,16 @@ def test_random_genomes_are_allowed_and_canonical(space: SearchSpace, seed: int)
     assert np.array_equal(space.random(30, np.random.default_rng(seed)), genomes)
 
 
+def test_every_genome_of_a_small_space_is_listed_once() -> None:
+    genes = (Gene(PRUNE_RATIO, (0.0, 0.9)), Gene(BIT_WIDTH, (8, 3, 2)), Gene(SHARED_VALUES, (0, 6, 4)))
+    space = SearchSpace.full(("a", "b"), genes).restrict(SHARED_VALUES, (0, 4), "b").restrict(BIT_WIDTH, (8, 2), "a")
+    columns = [indices for row in space.allowed for indices in row]
+    expected = {tuple(space.canonical(np.array(each)).tolist()) for each in itertools.product(*columns)}
+    every = space.every()
+    assert {tuple(genome) for genome in every.tolist()} == expected
+    assert len(every) == len(expected) < space.size
+
+
 def test_random_genomes_take_every_choice_about_equally_often() -> None:
     space = SearchSpace.full(("a", "b")).restrict(PRUNE_RATIO, (0.0, 0.9), "b").restrict(SHARED_VALUES, (0,))
     ratios = space.values(space.random(6000, np.random.default_rng(0)), PRUNE_RATIO)

@@ -29,6 +29,7 @@ MakeAlgorithm = Callable[[Genomes, dict[str, Any]], Algorithm]
 """``make(initial population, operators)``: a pymoo algorithm."""
 
 _POPULATION = 100
+_ENUMERABLE = 2000  # spaces of no more genomes are listed, as evolution would spend its time on avoiding duplicates
 
 
 def nsga2(initial: Genomes, operators: dict[str, Any]) -> Algorithm:
@@ -100,6 +101,8 @@ class _TwoStage:
 
     def _evolve(self, space: SearchSpace, inherited: tuple[str, ...], pool: Genomes) -> Genomes:
         """Genomes that a few generations on predicted errors end with, the pool's best among them."""
+        if space.size <= _ENUMERABLE:
+            return space.every()
         initial = pool[self._best(pool, _POPULATION)]
         if len(initial) < _POPULATION:
             filling = self._rng.integers(0, len(initial), _POPULATION - len(initial))
