@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from emomc.compression import Bank, Calibration, collect_grams
+from emomc.compression import METHODS, Bank, Calibration, collect_grams, compress_in_order
 from emomc.errors import EmomcError
 from emomc.genome import Gene, SearchSpace
 from emomc.network import trace
@@ -122,7 +123,7 @@ def calibration(seed: int = 0) -> Calibration:
 GENES = (
     Gene("prune_ratio", (0.0, 0.5, 0.8)),
     Gene("bit_width", (16, 4, 2)),
-    Gene("shared_values", (0, 16, 4)),
+    Gene("shared_values", (0, 4)),
     Gene("dataflow", ("X:Y",), ordinal=False),
 )
 
@@ -170,3 +171,43 @@ def test_distortions_of_a_calibrated_bank_grow_with_compression(tmp_path: Path) 
 def test_a_calibrated_method_asks_for_calibration(tmp_path: Path) -> None:
     with pytest.raises(EmomcError, match="'obs' needs calibration"):
         open_bank(tmp_path, None)
+
+
+def with_weights(data: Calibration, weights: dict[str, Floats]) -> torch.Tensor:
+    """Outputs of the network with other weights in its layers."""
+    module = copy.deepcopy(data.module)
+    with torch.no_grad():
+        for layer in data.network.layers:
+            module.state_dict()[layer.weight].copy_(torch.from_numpy(weights[layer.name]))
+        return module(data.inputs)
+
+
+@pytest.mark.parametrize("choice", [(0.6, 16, 0), (0.0, 3, 0), (0.3, 8, 4)])
+def test_layers_compressed_in_order_make_up_for_those_before_them(choice: tuple[float, int, int]) -> None:
+    torch.manual_seed(3)
+    layers = [nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4)]
+    module, inputs = nn.Sequential(*layers).eval(), images(1500, 6)
+    data = Calibration(module, trace(module, inputs[:1]), inputs)
+    grams, state = data.grams(), module.state_dict()
+    alone = {
+        layer.name: METHODS["obs"](state[layer.weight].numpy(), choice[0], [choice[1:]], grams[layer.name])[0]
+        for layer in data.network.layers
+    }
+    in_order = compress_in_order(data, dict.fromkeys(alone, choice))
+    assert list(in_order) == list(alone)
+    assert np.array_equal(in_order["0"].integers, alone["0"].integers)  # the first layer has nothing before it
+    errors = [
+        torch.nn.functional.mse_loss(
+            with_weights(data, {name: tensor.dequantize() for name, tensor in coded.items()}), module(inputs)
+        )
+        for coded in (in_order, alone)
+    ]
+    assert errors[0] < errors[1]
+
+
+def test_in_order_layers_without_a_choice_stay_dense_and_unknown_ones_are_named() -> None:
+    data = calibration()
+    names = [layer.name for layer in data.network.layers]
+    assert list(compress_in_order(data, {names[2]: (0.5, 8, 0)})) == names[2:]
+    with pytest.raises(EmomcError, match="unknown layer 'conv9'"):
+        compress_in_order(data, {"conv9": (0.5, 8, 0)})

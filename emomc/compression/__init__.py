@@ -15,6 +15,7 @@ from emomc.compression.obs import (
 )
 from emomc.compression.pruning import prune_magnitude
 from emomc.compression.quantization import quantize_largest, quantize_uniform
+from emomc.compression.sequence import compress_in_order
 from emomc.compression.sharing import cluster_nonzero, kmeans_1d, share_values
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "cluster_nonzero",
     "cluster_obs",
     "collect_grams",
+    "compress_in_order",
     "file_overhead",
     "kmeans_1d",
     "load_network",

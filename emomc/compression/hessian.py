@@ -86,11 +86,12 @@ def collect_grams(module: nn.Module, network: Network, inputs: torch.Tensor) -> 
         sums[name] = sums[name].add_(product) if name in sums else product
         counts[name] = counts.get(name, 0) + patches.shape[2]
 
-    with torch.no_grad(), _InputTap(_narrow_weights(module, network), add):
+    weights = weight_addresses(module, network)
+    with torch.no_grad(), InputTap(weights, add):
         for batch in torch.split(inputs, _BATCH):
             module(batch)
     grams = {}
-    for name in _narrow_weights(module, network).values():
+    for name in dict.fromkeys(weights.values()):
         if name not in sums or not bool(torch.isfinite(sums[name]).all()):
             what = "is not called on" if name not in sums else "meets NaN or infinity in"
             raise EmomcError(f"layer {name!r} {what} the calibration inputs: check that the network runs on them.")
@@ -98,8 +99,8 @@ def collect_grams(module: nn.Module, network: Network, inputs: torch.Tensor) -> 
     return grams
 
 
-def _narrow_weights(module: nn.Module, network: Network) -> dict[int, str]:
-    """Layer names by the address of their weight; layers wider than `MAX_WIDTH` left out."""
+def weight_addresses(module: nn.Module, network: Network) -> dict[int, str]:
+    """Layer names by the addresses of their weights, for `InputTap`; layers wider than `MAX_WIDTH` are left out."""
     state = module.state_dict()
     return {
         state[key].data_ptr(): layer.name
@@ -109,8 +110,12 @@ def _narrow_weights(module: nn.Module, network: Network) -> dict[int, str]:
     }
 
 
-class _InputTap(TorchFunctionMode):
-    """While active, sees the inputs of every convolution and linear operator, whichever module or function calls it."""
+class InputTap(TorchFunctionMode):
+    """While active, sees the inputs of every convolution and linear operator, whichever module or function calls it.
+
+    ``see(layer name, patches)`` is called with patches ``(G, d, n)``, once or more for a call. Only layers whose weight
+    lies at one of the given addresses are shown; the same call on equal inputs always shows the same positions.
+    """
 
     def __init__(self, weights: Mapping[int, str], see: Callable[[str, torch.Tensor], None]) -> None:
         super().__init__()
