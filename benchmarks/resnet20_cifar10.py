@@ -2,7 +2,8 @@
 
 Both spend the same number of evaluations on the same selection images and are measured on the 10,000 test images; the
 energy model (X:Y dataflow) and the size (bytes of the file) are the same. The published variant prunes all layers
-alike, rounds with one scale per layer, starts at random and does not correct statistics.
+alike, rounds with one scale per layer, starts at random and does not correct statistics. Ours is run with layers
+compressed by magnitude and rounding ("magnitude") and with error compensation from calibration images ("obs").
 
     python -m benchmarks.resnet20_cifar10 --data FOLDER
 
@@ -25,6 +26,7 @@ from benchmarks.environment import RESULTS, write_results
 NAME = "resnet20_cifar10"
 TASK = "cifar10-resnet20"
 DATAFLOW = "X:Y"
+VARIANTS = ("published", "magnitude", "obs")
 LIMITS = (0.003, 0.005, 0.01, 0.02)
 PUBLISHED_GENES = {
     "prune_ratio": tuple(round(0.01 * percent, 2) for percent in range(20, 81)),
@@ -43,7 +45,8 @@ def options(variant: str, seed: int, budget: int, data: str | None) -> emomc.Opt
         "budget": budget,
     }
     if variant == "published":
-        common |= {"strategy": "published", "method": "published", "genes": PUBLISHED_GENES}
+        common |= {"strategy": "published", "genes": PUBLISHED_GENES}
+    common |= {"method": variant}
     return emomc.Options(**common)
 
 
@@ -119,7 +122,7 @@ def figure(runs: Sequence[dict[str, Any]], path: Path) -> None:
 
     canvas = Figure(figsize=(10, 4), layout="constrained")
     for axes, ratio in zip(canvas.subplots(1, 2, sharey=True), ("energy_ratio", "size_ratio"), strict=True):
-        for variant, marker in (("published", "s"), ("two-stage", "o")):
+        for variant, marker in zip(VARIANTS, "so^", strict=True):
             points = [point for each in runs if each["variant"] == variant for point in each["points"]]
             loss = [100 * point["loss"] for point in points]
             errors = [100 * point["standard_error"] for point in points]
@@ -133,15 +136,16 @@ def figure(runs: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Run both variants over the seeds and write results."""
+    """Run the variants over the seeds and write results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder with cifar10/ and checkpoints/; else EMOMC_DATA")
     parser.add_argument("--runs", type=Path, default=Path("runs") / NAME, help="folder of the runs")
     parser.add_argument("--budget", type=int, default=200)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     runs = []
-    for variant in ("published", "two-stage"):
+    for variant in arguments.variants:
         for seed in arguments.seeds:
             print(f"{variant}, seed {seed}", flush=True)
             runs.append(run(variant, seed, arguments.budget, arguments.data, arguments.runs))
