@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import RESULTS, write_results
 from emomc.accuracy import Evaluator, Settings
+from emomc.benchmarks.environment import RESULTS, write_results
 from emomc.compression import METHODS, Bank, Calibration
 from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, Gene, SearchSpace
 from emomc.network import trace

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import emomc
-from benchmarks.environment import RESULTS, write_results
+from emomc.benchmarks.environment import RESULTS, write_results
 
 NAME = "resnet20_cifar10"
 TASK = "cifar10-resnet20"

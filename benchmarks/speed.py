@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import emomc
-from benchmarks.environment import write_results
+from emomc.benchmarks.environment import write_results
 
 TASK = "cifar10-resnet20"
 
