@@ -22,13 +22,15 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},
-        "command": "python -m " + " ".join([_module(), *sys.argv[1:]]),
+        "command": _command(),
     }
 
 
-def _module() -> str:
-    path = Path(sys.argv[0])
-    return f"{path.parent.name}.{path.stem}"
+def _command() -> str:
+    """The command line; folders of this machine are left out."""
+    script = Path(sys.argv[0])
+    arguments = ["FOLDER" if os.sep in argument else argument for argument in sys.argv[1:]]
+    return " ".join(["python", "-m", f"{script.parent.name}.{script.stem}", *arguments])
 
 
 def _processor() -> str:
