@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 
 import numpy as np
 import pytest
@@ -266,14 +265,3 @@ def test_a_choice_outside_a_restricted_space_is_refused_with_what_is_allowed() -
     configuration = full.decode(np.zeros(full.n_var, dtype=np.int64))
     with pytest.raises(EmomcError, match=r"layer 'b' is 16; allowed: 8, 4"):
         narrowed.encode(configuration)
-
-
-def test_a_population_of_any_size_is_handled_at_once() -> None:
-    """Fifty thousand genomes of 20 layers: under a second as arrays, far more if genomes were looped over."""
-    space = SearchSpace.full([f"layer{i}" for i in range(20)])
-    start = time.perf_counter()
-    genomes = space.random(50_000, np.random.default_rng(0))
-    space.canonical(genomes)
-    space.network_part(genomes)
-    space.values(genomes, PRUNE_RATIO)
-    assert time.perf_counter() - start < 1.5

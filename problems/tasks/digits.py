@@ -143,7 +143,7 @@ def _save(module: nn.Module, path: Path) -> None:
     try:
         with atomic_write(path) as stream:
             torch.save(module.state_dict(), stream)
-    except OSError as error:
+    except EmomcError as error:
         warnings.warn(f"the trained network is not kept, so it is trained again next time: {error}", stacklevel=2)
 
 
