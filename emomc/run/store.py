@@ -30,6 +30,15 @@ class Store:
         self._path = path
         with self._clear_errors():
             self._connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        self._connection.text_factory = _readable_text
+        with self._clear_errors():
             self._connection.execute("PRAGMA journal_mode=WAL")
             if self._connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("quick_check failed")
@@ -39,6 +48,8 @@ class Store:
         """The result stored under a key."""
         with self._clear_errors():
             row = self._connection.execute("SELECT result FROM measurements WHERE key = ?", (key,)).fetchone()
+            if row is not None and not _is_result(row[0]):
+                raise sqlite3.DatabaseError(f"unreadable result {key}")
         return None if row is None else json.loads(row[0])
 
     def put(self, key: str, result: Mapping[str, Any], note: str) -> None:
@@ -116,7 +127,8 @@ def _readable_rows(path: Path) -> list[tuple[str, str, str]]:
 
 
 def _rows_until_damage(path: Path, order: str) -> Iterator[tuple[Any, ...]]:
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    connection.text_factory = _readable_text
     try:
         yield from connection.execute(f"SELECT key, result, note FROM measurements NOT INDEXED ORDER BY rowid {order}")
     except sqlite3.DatabaseError:
@@ -126,7 +138,16 @@ def _rows_until_damage(path: Path, order: str) -> Iterator[tuple[Any, ...]]:
 
 
 def _is_intact(row: tuple[Any, ...]) -> bool:
+    return isinstance(row[0], str) and _is_result(row[1]) and isinstance(row[2], str)
+
+
+def _is_result(text: object) -> bool:
     try:
-        return isinstance(row[0], str) and isinstance(row[2], str) and isinstance(json.loads(row[1]), dict)
-    except (TypeError, ValueError):
+        return isinstance(text, str) and isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
         return False
+
+
+def _readable_text(data: bytes) -> str:
+    """Text of a row; damaged bytes are marked instead of hiding the rows behind them."""
+    return data.decode(errors="replace")
