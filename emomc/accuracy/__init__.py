@@ -1,5 +1,6 @@
 """What compression loses: splits, measuring, statistics correction, sensitivities and predictors."""
 
+from emomc.accuracy.activations import ZERO_IMAGES, input_sparsity
 from emomc.accuracy.evaluator import DENSE, Evaluator, Measurement, Settings
 from emomc.accuracy.predictor import AdditivePredictor, Predictor, rank_correlation
 from emomc.accuracy.sensitivity import plan_probes, sensitivity_table
@@ -7,6 +8,7 @@ from emomc.accuracy.splits import Split, Splits
 
 __all__ = [
     "DENSE",
+    "ZERO_IMAGES",
     "AdditivePredictor",
     "Evaluator",
     "Measurement",
@@ -14,6 +16,7 @@ __all__ = [
     "Settings",
     "Split",
     "Splits",
+    "input_sparsity",
     "plan_probes",
     "rank_correlation",
     "sensitivity_table",

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc import coding
+from emomc.accuracy.activations import ZERO_IMAGES, input_sparsity
 from emomc.accuracy.evaluator import DENSE, Evaluator, Measurement, Settings
 from emomc.accuracy.sensitivity import plan_probes, sensitivity_table
 from emomc.compression import CALIBRATED, Calibration
@@ -162,6 +163,7 @@ class Session:
             [int(choice) for choice in choices[SHARED_VALUES]],
             tuple(str(choice) for choice in choices[DATAFLOW]),
             coded_bits=self.bank.sizes * 8,
+            input_sparsity=self._input_sparsity(),
         )
         tables = self.accelerator.tables(self.network.layers, axes)
         peaks = frozenset(metric for metric in tables if METRICS[metric].combine == "max")
@@ -169,6 +171,11 @@ class Session:
         return CostTables(
             self.space, self.network.layers, {**tables, "size": coded[..., None]}, {"size": overhead}, peaks
         )
+
+    def _input_sparsity(self) -> Doubles:
+        """Zeros in each layer's input on calibration images, of the dense network."""
+        images, _ = next(self.task.splits.calibration.batches(ZERO_IMAGES))
+        return input_sparsity(self.task.module, self.network, images)
 
     @property
     def reference(self) -> dict[str, float]:
