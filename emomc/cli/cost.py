@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,76 +13,86 @@ from emomc.cli.search import default_folder, task_options
 from emomc.errors import EmomcError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from emomc.hardware import CostModel
     from emomc.network.layers import Layer
+    from emomc.report.costs import LayerChoice, NetworkCost
+
+_DPI = 150
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """How one layer is stored and run."""
-
-    prune_ratio: float
-    bit_width: int
-    shared_values: int
-    dataflow: str
-    coded_bits: float | None
-
-    def items(self, model: CostModel, layer: Layer, dataflow: str | None = None) -> dict[str, float]:
-        """Energy by item, joules."""
-        return model.breakdown(
-            layer,
-            self.prune_ratio,
-            self.bit_width,
-            self.shared_values,
-            dataflow or self.dataflow,
-            coded_bits=self.coded_bits,
-        )
-
-
-@click.command(short_help="Energy by layer and dataflow.")
+@click.command(short_help="Energy by layer, level and dataflow.")
 @click.argument("task")
-@click.option("--accelerator", help="What the network runs on.  [published, or the run's]")
+@click.option("--accelerator", multiple=True, help="What the network runs on; repeatable.  [published, or the run's]")
 @click.option(
     "--bits", type=click.IntRange(2, 16), default=16, show_default=True, help="Of the dense network's weights."
 )
+@click.option(
+    "--activation-bits", type=click.IntRange(1), default=16, show_default=True, help="Of a feature map's element."
+)
+@click.option("--dataflow", metavar="NAME", help="Run all layers on it.  [each layer's best, or the point's]")
 @click.option("--point", help="Cost of this point of a run in place of the dense network.")
 @click.option("--run", type=FOLDER, help="Folder of the run.  [default: runs/TASK]")
+@click.option("--plot", type=FOLDER, metavar="FILE.png", help="Draw energy by layer and level into this file.")
 @click.option("--data", type=click.Path(), help="Data folder, for tasks that take one.")
 @click.option("--checkpoint", type=click.Path(), help="Weights file, for tasks that take one.")
 @click.option("--download", is_flag=True, help="Let the task download its data.")
-def cost(task: str, accelerator: str | None, bits: int, point: str | None, run: Path | None, **given: Any) -> None:
-    """Energy of one inference of TASK by layer and dataflow, and what it is made of.
+def cost(
+    task: str,
+    accelerator: tuple[str, ...],
+    bits: int,
+    activation_bits: int,
+    dataflow: str | None,
+    point: str | None,
+    run: Path | None,
+    plot: Path | None,
+    **given: Any,
+) -> None:
+    """Energy of one inference of TASK by layer, level and dataflow.
 
-    The first table has the energy of every layer on each dataflow; the second itemises it on the dataflow that the
-    layer runs on: the best for the dense network, the chosen one for a point. Items add up to the totals.
+    With one accelerator: every layer on each dataflow, then by level of the memory hierarchy on the dataflow that it
+    runs on, and traffic, time and memory where the accelerator's model tells them. With several: side by side.
+
+    Zeros in feature maps are measured on calibration images. A point runs on its own dataflows on the run's
+    accelerator, and on each layer's best one elsewhere.
 
     \b
     Examples:
       emomc cost digits
-      emomc cost digits --bits 8
+      emomc cost digits --accelerator generic-45nm --bits 8 --activation-bits 8
+      emomc cost digits --accelerator eyeriss-65nm --accelerator npu-coded --bits 8 --plot cost.png
       emomc cost digits --point p03 --run runs/digits
     """  # noqa: D301 - click's mark
+    from emomc.accuracy import ZERO_IMAGES, input_sparsity
     from emomc.cli.output import console
     from emomc.hardware import load_accelerator
     from emomc.network import trace
     from emomc.problems.tasks import load_task
-    from emomc.report import si
+    from emomc.report.costs import network_cost
+    from emomc.report.costtables import comparison_tables, cost_tables
+    from emomc.report.units import si
 
     folder = run or default_folder(task)
     stored = _stored(folder) if point else {}
-    model = load_accelerator(accelerator or stored.get("accelerator", "published"))
-    options = {**stored.get("task_options", {}), **task_options(**given)}
-    loaded = load_task(task, **options)
-    layers = trace(loaded.module, loaded.example_input).layers
-    choices = _of_point(folder, point, layers) if point else _of_dense(model, layers, bits)
-    what = f"point {point} of {folder}" if point else f"dense network with {bits}-bit weights"
+    home = str(stored.get("accelerator", "published"))
+    names = accelerator or (home,)
+    models = [load_accelerator(name) for name in names]
+    loaded = load_task(task, **{**stored.get("task_options", {}), **task_options(**given)})
+    network = trace(loaded.module, loaded.example_input)
+    images, _ = next(loaded.splits.calibration.batches(ZERO_IMAGES))
+    zeros = input_sparsity(loaded.module, network, images).tolist()
+    choices = _of_point(folder, point, network.layers) if point else _of_dense(network.layers, bits)
+    costs = []
+    for name, model in zip(names, models, strict=True):
+        chosen = _running(choices, dataflow, keep=name == home)
+        costs.append(network_cost(model, network.layers, chosen, activation_bits, zeros))
+    what = f"{loaded.name}, " + (f"point {point} of {folder}" if point else f"dense with {bits}-bit weights")
     out = console()
-    out.print(_by_dataflow(f"{loaded.name} on {model.name}: {what}", model, layers, choices))
-    out.print(_by_item("What it is made of", model, layers, choices))
-    floats = sum(min(model.reference([layer], name)["energy"] for name in model.dataflows) for layer in layers)
-    out.print(f"The dense network in 32-bit floats, which ratios are against: {si(floats, 'J')}")
+    for table in cost_tables(costs[0], what) if len(costs) == 1 else comparison_tables(costs, what):
+        out.print(table)
+    for each in costs:
+        out.print(f"The dense network in 32-bit floats on {each.accelerator}: {si(each.floats, 'J')}")
+    if plot:
+        _draw(costs, what, plot)
+        out.print(f"Figure: {plot}")
 
 
 def _stored(folder: Path) -> Mapping[str, Any]:
@@ -92,17 +101,17 @@ def _stored(folder: Path) -> Mapping[str, Any]:
     return read_options(folder)
 
 
-def _of_dense(model: CostModel, layers: Sequence[Layer], bits: int) -> list[_Choice]:
-    """Every layer uncompressed, on its best dataflow."""
-    choices = [_Choice(0.0, bits, 0, dataflow, None) for dataflow in model.dataflows]
-    energies = [[sum(choice.items(model, layer).values()) for choice in choices] for layer in layers]
-    return [choices[row.index(min(row))] for row in energies]
+def _of_dense(layers: Sequence[Layer], bits: int) -> list[LayerChoice]:
+    from emomc.report.costs import LayerChoice
+
+    return [LayerChoice(bit_width=bits)] * len(layers)
 
 
-def _of_point(folder: Path, name: str, layers: Sequence[Layer]) -> list[_Choice]:
+def _of_point(folder: Path, name: str, layers: Sequence[Layer]) -> list[LayerChoice]:
     """The choices of a point, with the coded bits that its file holds."""
     from emomc import coding
     from emomc.report import read_run
+    from emomc.report.costs import LayerChoice
 
     data = read_run(folder)
     found = data.point(name)
@@ -110,7 +119,7 @@ def _of_point(folder: Path, name: str, layers: Sequence[Layer]) -> list[_Choice]
         raise EmomcError(f"{folder} is a run of task {data.options['task']!r}; its layers are not those of this task.")
     blobs = coding.read_network(folder / found.file).blobs
     return [
-        _Choice(
+        LayerChoice(
             float(genes["prune_ratio"]),
             int(genes["bit_width"]),
             int(genes["shared_values"]),
@@ -121,44 +130,17 @@ def _of_point(folder: Path, name: str, layers: Sequence[Layer]) -> list[_Choice]
     ]
 
 
-def _by_dataflow(title: str, model: CostModel, layers: Sequence[Layer], choices: Sequence[_Choice]) -> Table:
-    from rich.table import Table
+def _running(choices: Sequence[LayerChoice], dataflow: str | None, keep: bool) -> list[LayerChoice]:
+    """The choices on one dataflow, or on their own where these are of the same accelerator."""
+    from dataclasses import replace
 
-    from emomc.report import si
-
-    table = Table(title=title)
-    table.add_column("layer", no_wrap=True)
-    for name in ("MACs", "weights", *model.dataflows, "runs on", "energy"):
-        table.add_column(name, justify="left" if name == "runs on" else "right", no_wrap=True)
-    sums = dict.fromkeys(model.dataflows, 0.0)
-    total = 0.0
-    for layer, choice in zip(layers, choices, strict=True):
-        row = {name: sum(choice.items(model, layer, name).values()) for name in model.dataflows}
-        sums = {name: sums[name] + row[name] for name in row}
-        total += row[choice.dataflow]
-        cells = [si(value, "J") for value in row.values()]
-        counts = [si(layer.macs, ""), si(layer.weight_count, "")]
-        table.add_row(layer.name, *counts, *cells, choice.dataflow, si(row[choice.dataflow], "J"))
-    table.add_section()
-    counts = [si(sum(layer.macs for layer in layers), ""), si(sum(layer.weight_count for layer in layers), "")]
-    table.add_row("all", *counts, *(si(value, "J") for value in sums.values()), "", si(total, "J"), style="bold")
-    return table
+    return [replace(each, dataflow=dataflow or (each.dataflow if keep else None)) for each in choices]
 
 
-def _by_item(title: str, model: CostModel, layers: Sequence[Layer], choices: Sequence[_Choice]) -> Table:
-    from rich.table import Table
+def _draw(costs: Sequence[NetworkCost], title: str, path: Path) -> None:
+    from emomc.files import atomic_write
+    from emomc.report.figures.cost import cost_figure
 
-    from emomc.report import si
-
-    rows = [choice.items(model, layer) for layer, choice in zip(layers, choices, strict=True)]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(title=title)
-    table.add_column("layer", no_wrap=True)
-    for name in (*names, "sum"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for layer, row in zip(layers, rows, strict=True):
-        table.add_row(layer.name, *(si(row.get(name, 0.0), "J") for name in names), si(sum(row.values()), "J"))
-    table.add_section()
-    sums = [sum(row.get(name, 0.0) for row in rows) for name in names]
-    table.add_row("all", *(si(value, "J") for value in (*sums, sum(sums))), style="bold")
-    return table
+    figure = cost_figure(costs, title)
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=_DPI)

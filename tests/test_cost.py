@@ -1,0 +1,102 @@
+"""`emomc cost`: what is printed adds up, and is what the models' tables hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from emomc.cli import main
+from emomc.errors import EmomcError
+from emomc.hardware import CostAxes, accelerators, load_accelerator
+from emomc.report.costs import LayerChoice, network_cost
+from tests.toys import layer
+
+LAYERS = [layer("first", 12), layer("second", 20), layer("third", 12)]
+CHOICES = [LayerChoice(0.5, 8, 0, None, 3000.0), LayerChoice(0.0, 4, 16), LayerChoice(0.9, 2, 0, "CI:CO")]
+ZEROS = [0.0, 0.4, 0.7]
+PHYSICAL = [name for name in accelerators() if name not in ("published", "emomc-fpga")]
+
+
+def run(*arguments: object) -> str:
+    done = CliRunner().invoke(main, ["cost", "digits", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", accelerators())
+def test_items_add_up_to_the_tables_entry_exactly(name: str) -> None:
+    model = load_accelerator(name)
+    cost = network_cost(model, LAYERS, CHOICES, 16, ZEROS)
+    for row, choice, zeros in zip(cost.layers, CHOICES, ZEROS, strict=True):
+        coded = None if choice.coded_bits is None else np.full((1, 1, 1, 1), choice.coded_bits)
+        axes = CostAxes(
+            [choice.prune_ratio], [choice.bit_width], [choice.shared_values], (row.dataflow,), coded, 16, [zeros]
+        )
+        tables = {metric: float(values.item()) for metric, values in model.tables([row.layer], axes).items()}
+        assert sum(row.items.values()) == row.metrics["energy"] == tables["energy"]
+        assert row.metrics == tables
+        assert sum(row.levels.values()) == pytest.approx(tables["energy"], rel=1e-12)
+    assert cost.metrics["energy"] == sum(row.metrics["energy"] for row in cost.layers)
+    assert sum(cost.levels.values()) == pytest.approx(cost.metrics["energy"], rel=1e-12)
+    if "peak_memory" in cost.metrics:
+        assert cost.metrics["peak_memory"] == max(row.metrics["peak_memory"] for row in cost.layers)
+
+
+@pytest.mark.parametrize("name", PHYSICAL)
+def test_a_layer_without_dataflow_runs_on_the_best(name: str) -> None:
+    model = load_accelerator(name)
+    first, _, third = network_cost(model, LAYERS, CHOICES).layers
+    assert first.energies[first.dataflow] == min(first.energies.values()) == first.metrics["energy"]
+    assert third.dataflow == "CI:CO" and third.metrics["energy"] == third.energies["CI:CO"]
+    assert 0 < (third.utilization or 0) <= 1
+
+
+def test_a_dataflow_that_is_not_offered_is_refused() -> None:
+    with pytest.raises(EmomcError, match="FY:Y"):
+        network_cost(load_accelerator("published"), LAYERS, [LayerChoice(dataflow="FY:Y")] * 3)
+
+
+def test_detail_of_one_accelerator() -> None:
+    text = run("--accelerator", "edge-systolic", "--bits", 8, "--activation-bits", 8)
+    assert max(map(len, text.splitlines())) <= 110
+    shown = re.findall(r"│ all .* (\S+ \S+J) │$", text, re.MULTILINE)
+    assert len(shown) == 2 and shown[0] == shown[1]
+    for column in ("dram", "off chip", "time", "memory", "PEs busy"):
+        assert column in text
+
+
+def test_fewer_activation_bits_cost_less() -> None:
+    wide, narrow = (run("--accelerator", "edge-systolic", "--bits", 8, "--activation-bits", bits) for bits in (16, 8))
+    energies = [float(re.findall(r"│ all .* (\S+) µJ │$", text, re.MULTILINE)[0]) for text in (wide, narrow)]
+    assert energies[1] < energies[0]
+
+
+def test_two_accelerators_side_by_side_with_a_figure(tmp_path: Path) -> None:
+    """Each column holds what the accelerator's own table shows; the figure is a PNG of some size."""
+    figure = tmp_path / "cost.png"
+    names = ("eyeriss-65nm", "edge-systolic")
+    text = run("--accelerator", names[0], "--accelerator", names[1], "--dataflow", "X:Y", "--plot", figure)
+    both = re.search(r"│ all +│ +(\S+ \S+) │ +│ +(\S+ \S+) │ +│$", text, re.MULTILINE)
+    assert both is not None
+    for name, shown in zip(names, both.groups(), strict=True):
+        alone = re.search(r"│ all .* (\S+ \S+J) │$", run("--accelerator", name, "--dataflow", "X:Y"), re.MULTILINE)
+        assert alone is not None and alone[1] == shown
+    assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--accelerator", "eyeris-65nm"], "eyeriss-65nm"),
+        (["--dataflow", "X:YY"], "Did you mean 'X:Y'"),
+        (["--activation-bits", "8"], "16-bit feature maps"),
+        (["--accelerator", "npu-coded", "--bits", "16"], "multiplies"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], expected: str) -> None:
+    done = CliRunner().invoke(main, ["cost", "digits", *arguments], catch_exceptions=False)
+    assert done.exit_code == 2 and expected in done.stderr
