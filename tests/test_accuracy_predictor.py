@@ -197,6 +197,39 @@ def test_more_noise_means_more_spread_and_failures_are_left_out() -> None:
     assert 0 < spreads[0] < spreads[1]
 
 
+def test_refined_errors_lie_between_prediction_and_measurement_and_many_samples_decide() -> None:
+    """A measurement on few samples is trusted less; one that failed stays without a value."""
+    rows, rng = genomes(100), np.random.default_rng(0)
+    predictor = AdditivePredictor(SPACE, table(), 0.1)
+    errors = link(predictor.score(rows) * np.exp(0.3 * rng.normal(size=len(rows))), 1.0, 1.0, 0.1)
+    predictor.fit(rows, errors)
+    predicted = predictor.predict(rows)[0]
+    errors[7] = np.nan
+    valid = np.isfinite(errors)
+    gaps = []
+    for samples in (10, 1000, 10**9):
+        refined = predictor.refine(rows, errors, samples)
+        assert np.array_equal(np.isfinite(refined), valid)
+        low, high = np.minimum(errors, predicted)[valid], np.maximum(errors, predicted)[valid]
+        assert np.all((refined[valid] >= low - 1e-12) & (refined[valid] <= high + 1e-12))
+        gaps.append(float(np.abs(refined - errors)[valid].mean()))
+    assert gaps[0] > 2 * gaps[1] > 2 * gaps[2]
+    assert gaps[2] < 1e-5
+
+
+def test_a_network_with_several_dataflows_counts_once() -> None:
+    space = SearchSpace.full(SPACE.layers, (*GENES, Gene("dataflow", ("X:Y", "CI:CO"), ordinal=False)))
+    rows = space.random(30, np.random.default_rng(0))
+    space.split(rows)[:, :, 3] = 0
+    errors = np.random.default_rng(1).uniform(0.1, 0.6, len(rows))
+    twins = rows[:10].copy()
+    space.split(twins)[:, 1, 3] = 1
+    once, repeated = (AdditivePredictor(space, table(), 0.1) for _ in range(2))
+    once.fit(rows, errors)
+    repeated.fit(np.concatenate([rows, twins]), np.concatenate([errors, errors[:10]]))
+    assert once.predict(rows)[0] == pytest.approx(repeated.predict(rows)[0], rel=1e-12)
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=25))
 def test_rank_correlation_is_kendalls_tau_b(pairs: list[tuple[int, int]]) -> None:
     x, y = (np.array(values, dtype=np.float64) for values in zip(*pairs, strict=True))

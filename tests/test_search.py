@@ -186,7 +186,7 @@ class InterruptedSearchError(Exception):
 
 
 @strategies
-@pytest.mark.parametrize("after", [0, 1, 9, 10, 33])
+@pytest.mark.parametrize("after", [0, 9, 33])
 def test_an_interrupted_search_ends_as_if_it_had_not_been(strategy: str, after: int) -> None:
     """What was measured is kept by network; asking again replays it and goes on to the identical ledger."""
     surface = toy()
