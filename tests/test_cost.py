@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from emomc.cli import main
 from emomc.errors import EmomcError
 from emomc.hardware import CostAxes, accelerators, load_accelerator
+from emomc.network import trace
+from emomc.problems.tasks.networks import mobilenet_v1
 from emomc.report.costs import LayerChoice, network_cost
 from tests.toys import layer
 
@@ -100,3 +104,14 @@ def test_two_accelerators_side_by_side_with_a_figure(tmp_path: Path) -> None:
 def test_mistakes_are_named(arguments: list[str], expected: str) -> None:
     done = CliRunner().invoke(main, ["cost", "digits", *arguments], catch_exceptions=False)
     assert done.exit_code == 2 and expected in done.stderr
+
+
+def test_mobilenet_has_the_published_layers() -> None:
+    """Howard et al. 2017, table 1: 13 depthwise and 13 pointwise layers; 1000 classes and 4.2 M weights there."""
+    network = trace(mobilenet_v1().eval(), torch.zeros(1, 3, 32, 32))
+    depthwise = [each for each in network.layers if each.calls[0].G > 1]
+    assert (len(network.layers), len(depthwise)) == (28, 13)
+    widths = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+    pointwise = sum(before * after for before, after in itertools.pairwise(widths))
+    assert network.weight_count == 3 * 32 * 9 + 9 * sum(widths[:-1]) + pointwise + 1024 * 10
+    assert network.layers[-2].calls[0].OX == 2

@@ -10,6 +10,7 @@ from emomc.hardware.memory import peak_memory
 from emomc.hardware.physical import PhysicalModel
 from emomc.hardware.published import PublishedModel
 from emomc.hardware.registry import accelerators, load_accelerator
+from emomc.hardware.tiling import compulsory_words
 from emomc.hardware.zigzag import from_zigzag, to_zigzag
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "accelerators",
     "by_level",
     "combine_layers",
+    "compulsory_words",
     "from_zigzag",
     "fuse",
     "load_accelerator",

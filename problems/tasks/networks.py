@@ -9,6 +9,7 @@ from torch.nn import functional
 from emomc.errors import EmomcError
 
 _VGG16 = (64, 64, None, 128, 128, None, 256, 256, 256, None, 512, 512, 512, None, 512, 512, 512, None)
+_MOBILENET = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 
 
 class Residual(nn.Module):
@@ -69,6 +70,25 @@ class CifarVgg(nn.Module):
         return self.classifier(torch.flatten(self.features(x), 1))  # type: ignore[no-any-return]
 
 
+class CifarMobileNet(nn.Module):
+    """MobileNet (Howard et al. 2017) for 32 x 32 images: the stem keeps the size, four blocks halve it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = [_conv(3, 32, 3, 1)]
+        channels = 32
+        for width, stride in _MOBILENET:
+            blocks += [_conv(channels, channels, 3, stride, groups=channels), _conv(channels, width, 1, 1)]
+            channels = width
+        self.features = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(channels, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 3, 32, 32) to logits (n, 10)."""
+        x = functional.adaptive_avg_pool2d(self.features(x), 1)
+        return self.classifier(torch.flatten(x, 1))  # type: ignore[no-any-return]
+
+
 def resnet(depth: int) -> nn.Module:
     """He et al.'s CIFAR ResNet of depth 20, 32, 44, 56 or 110, untrained.
 
@@ -83,6 +103,16 @@ def resnet(depth: int) -> nn.Module:
 def vgg16() -> nn.Module:
     """VGG-16 for CIFAR-10, untrained."""
     return CifarVgg()
+
+
+def mobilenet_v1() -> nn.Module:
+    """MobileNetV1 of width 1 for CIFAR-10, untrained."""
+    return CifarMobileNet()
+
+
+def _conv(channels_in: int, channels: int, kernel: int, stride: int, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU())
 
 
 def _stage(channels_in: int, channels: int, stride: int, blocks: int) -> nn.Sequential:
