@@ -176,9 +176,9 @@ def surface(seed: int, n_costs: int, space: SearchSpace) -> list[Doubles]:
 @given(seed=st.integers(0, 2**31), n_costs=st.integers(1, 2), restricted=st.booleans())
 def test_every_seed_is_an_exact_trade_off(seed: int, n_costs: int, restricted: bool) -> None:
     """No genome of the whole space is better in everything than a seed."""
-    space = SearchSpace.full(("a", "b"), SMALL)
-    space = space.restrict(PRUNE_RATIO, (0.0, 0.8)).restrict(SHARED_VALUES, (4,), "b") if restricted else space
-    tables = surface(seed, n_costs, space)
+    full = SearchSpace.full(("a", "b"), SMALL)
+    space = full.restrict(PRUNE_RATIO, (0.0, 0.8)).restrict(SHARED_VALUES, (4,), "b") if restricted else full
+    tables = surface(seed, n_costs, full)
     everything = totals(space, enumerated(space), tables)
     seeds = lagrangian_seeds(space, tables[0], tables[1:])
     assert is_allowed(space, seeds) and np.array_equal(space.canonical(seeds), seeds)
@@ -211,6 +211,18 @@ def test_a_fine_sweep_finds_every_vertex_of_the_convex_hull(seed: int) -> None:
     assert len(swept) > 5
     for vertex in swept:
         assert np.abs(seeds - vertex).max(axis=1).min() < 1e-9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_seeds_of_a_restricted_space_lie_on_the_hull_of_what_it_allows(seed: int) -> None:
+    full = SearchSpace.full(("a", "b"), SMALL)
+    space = full.restrict(PRUNE_RATIO, (0.0, 0.8)).restrict(BIT_WIDTH, (4,), "b")
+    slope, noise = surface(seed, 1, full)
+    loss, cost = slope, noise**0.3 / slope
+    vertices = hull_vertices(totals(space, enumerated(space), [cost, loss]))
+    seeds = totals(space, lagrangian_seeds(space, loss, [cost]), [cost, loss])
+    assert len(seeds) > 3
+    assert seeds[:, 1] == pytest.approx(np.interp(seeds[:, 0], *vertices.T), rel=1e-9)
 
 
 def test_the_default_sweep_covers_the_front() -> None:
