@@ -262,7 +262,10 @@ def test_a_damaged_store_is_named_and_can_be_salvaged(run, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_tells_what_is_kept_and_the_repeated_search_ends_the_same(run, tmp_path):
     """The signal comes once the search has measured something; a machine too fast for it fails the test."""
-    program = [sys.executable, "-c", "from emomc.cli import main; main()", *SEARCH, "--run", str(tmp_path)]
+    # A shell's background jobs, and whatever they start, ignore the signal unless told otherwise.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code = listening + "from emomc.cli import main; main()"
+    program = [sys.executable, "-c", code, *SEARCH, "--run", str(tmp_path)]
     process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
