@@ -31,7 +31,12 @@ _OWN = ("data", "checkpoint", "download")  # options that are handed to the task
 @click.option("--points", type=click.IntRange(1), default=40, show_default=True, help="Points of the front, at most.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random choices.")
 @click.option("--strategy", default="two-stage", show_default=True, help="two-stage, or published: Wang et al. 2021.")
-@click.option("--method", default="magnitude", show_default=True, help="How layers are compressed: magnitude; obs, which keeps their outputs; or published.")
+@click.option(
+    "--method",
+    default="magnitude",
+    show_default=True,
+    help="How layers are compressed: magnitude; obs, which keeps their outputs; or published.",
+)
 @click.option("--accelerator", default="published", show_default=True, help="What the network is to run on.")
 @click.option("--dataflow", multiple=True, metavar="NAME", help="Allow this dataflow, e.g. X:Y; repeatable.  [all]")
 @click.option(
