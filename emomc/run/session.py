@@ -37,6 +37,8 @@ from emomc.run.workers import Job, Workers, default_workers
 from emomc.search import STRATEGIES, Genomes
 
 Doubles = NDArray[np.float64]
+
+_VERSION = 2  # raise when a change to measuring makes stored measurements stale
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)``: called as work gets done."""
 
@@ -246,7 +248,7 @@ class Session:
     def _key(self, job: Job) -> str:
         """Content key of a job: the task's weights and data, the bank, the settings and the job itself."""
         decisive = job.arguments if job.stored_as is None else job.stored_as
-        facts = [self.task.fingerprint, self.bank.key, asdict(self._settings), job.method, decisive]
+        facts = [_VERSION, self.task.fingerprint, self.bank.key, asdict(self._settings), job.method, decisive]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def close(self) -> None:
