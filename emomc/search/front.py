@@ -65,13 +65,11 @@ def pick_spread(candidates: Doubles, taken: Doubles, count: int) -> NDArray[np.i
     everything = np.concatenate([candidates, taken])
     width = np.maximum(np.ptp(everything, axis=0), 1e-12)
     points, others = candidates / width, taken / width
-    if len(others):
-        distance = np.min(np.linalg.norm(points[:, None] - others[None], axis=2), axis=1)
-    else:
-        distance = np.linalg.norm(points - points.min(axis=0), axis=1) + 1.0
+    from_corner = np.linalg.norm(points - points.min(axis=0), axis=1)
+    distance = np.linalg.norm(points[:, None] - others[None], axis=2).min(axis=1, initial=np.inf)
     picks: list[int] = []
     while len(picks) < min(count, len(points)):
-        pick = int(distance.argmax())
+        pick = int((from_corner if np.isinf(distance).all() else distance).argmax())
         picks.append(pick)
         distance = np.minimum(distance, np.linalg.norm(points - points[pick], axis=1))
         distance[picks] = -1.0
