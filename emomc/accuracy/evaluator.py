@@ -6,7 +6,6 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from emomc.accuracy.splits import Split, Splits
 from emomc.compression.bank import Bank
 from emomc.compression.glue import batch_norms, make_storable
 from emomc.compression.networkfile import load_network, save_network
+from emomc.compression.threads import torch_threads
 from emomc.network.layers import Network
 
 ErrorMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -77,17 +77,6 @@ class Measurement:
     samples: int
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Torch's thread count for the length of a block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def divergence(dense: torch.Tensor, output: torch.Tensor) -> float:
     """Mean Kullback-Leibler divergence of class scores ``(n, classes)`` from the dense network's, in nats."""
     value = kl_div(log_softmax(output, 1), log_softmax(dense, 1), reduction="batchmean", log_target=True)
@@ -131,7 +120,7 @@ class Evaluator:
         self._weights: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
         self._calibration = self._prepared(next(splits.calibration.batches(self.settings.calibration))[0])
         self._dense_errors: dict[str, torch.Tensor] = {}
-        with _threads(self.settings.threads):
+        with torch_threads(self.settings.threads):
             self._dense_statistics, self._dense_output = collect_statistics(self._module, self._calibration)
 
     def measure(self, variants: Sequence[int], split: str) -> Measurement:
@@ -141,18 +130,18 @@ class Evaluator:
             variants: one variant number per layer, `DENSE` for an uncompressed layer.
             split: name of a split of the task.
         """
-        with _threads(self.settings.threads):
+        with torch_threads(self.settings.threads):
             strength, change = self._assemble(variants)
             return self._count(self._module, split, change, strength)
 
     def probe(self, variants: Sequence[int]) -> float:
         """Divergence of a network from the dense one on the calibration split, nats; no other split is used."""
-        with _threads(self.settings.threads):
+        with torch_threads(self.settings.threads):
             return self._assemble(variants, storable=False)[1]
 
     def measure_dense(self, split: str) -> Measurement:
         """The dense network on a split."""
-        with _threads(self.settings.threads):
+        with torch_threads(self.settings.threads):
             self._restore()
             return self._count(self._module, split, 0.0, 0.0)
 
@@ -161,7 +150,7 @@ class Evaluator:
 
         The file holds the blobs as they are in the bank, and the corrected glue.
         """
-        with _threads(self.settings.threads):
+        with torch_threads(self.settings.threads):
             strength, change = self._assemble(variants)
             blobs = {
                 layer.name: self._blob(index, int(variants[index])) for index, layer in enumerate(self._network.layers)
@@ -172,7 +161,7 @@ class Evaluator:
 
     def measure_module(self, module: nn.Module, split: str) -> Measurement:
         """Any network of the task as it is, e.g. one decoded from a file."""
-        with _threads(self.settings.threads):
+        with torch_threads(self.settings.threads):
             fast = _fast_copy(module, self._device)
             with torch.inference_mode():
                 change = divergence(self._dense_output, fast(self._calibration))
