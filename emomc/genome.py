@@ -289,7 +289,10 @@ class SearchSpace:
 
     def every(self) -> NDArray[np.int64]:
         """All canonical genomes, shape ``(n, n_var)`` with n at most `size`: for small spaces only."""
-        ranks = np.stack(np.unravel_index(np.arange(self.size), self.counts.tolist()), axis=1)
+        ranks = np.zeros((self.size, self.n_var), dtype=np.int64)
+        remaining = np.arange(self.size)
+        for position in np.flatnonzero(self.counts > 1)[::-1]:
+            remaining, ranks[:, position] = np.divmod(remaining, self.counts[position])
         return np.unique(self.canonical(self.at_ranks(ranks)), axis=0)
 
     def network_part(self, genomes: Integers) -> NDArray[np.int64]:

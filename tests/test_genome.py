@@ -167,6 +167,13 @@ def test_every_genome_of_a_small_space_is_listed_once() -> None:
     assert len(every) == len(expected) < space.size
 
 
+def test_every_genome_of_a_long_space_with_few_choices_is_listed() -> None:
+    """More positions than an array may have axes."""
+    space = SearchSpace.full([f"l{i}" for i in range(30)]).mildest(PRUNE_RATIO).mildest(BIT_WIDTH)
+    space = space.mildest(SHARED_VALUES).mildest(DATAFLOW).restrict(BIT_WIDTH, (8, 4), "l7")
+    assert sorted(space.values(space.every(), BIT_WIDTH)[:, 7].tolist()) == [4, 8]
+
+
 def test_random_genomes_take_every_choice_about_equally_often() -> None:
     space = SearchSpace.full(("a", "b")).restrict(PRUNE_RATIO, (0.0, 0.9), "b").restrict(SHARED_VALUES, (0,))
     ratios = space.values(space.random(6000, np.random.default_rng(0)), PRUNE_RATIO)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Doubles = NDArray[np.float64]
 
 # Loss below which two networks count as alike when points are spread over a front: a fifth of a percentage point.
-_ALIKE = 0.002
+ALIKE = 0.002
 
 
 def front_of(values: Doubles, violations: Doubles | None = None) -> NDArray[np.int64]:
@@ -39,15 +39,18 @@ def hypervolume(values: Doubles, reference: Doubles) -> float:
     return float(moocore.hypervolume(inside, ref=np.ones(len(reference)))) if len(inside) else 0.0
 
 
-def spread_coordinates(values: Doubles, is_error: NDArray[np.bool_], best_error: float) -> Doubles:
+def spread_coordinates(
+    values: Doubles, is_error: NDArray[np.bool_], best_error: float, alike: float = ALIKE
+) -> Doubles:
     """Coordinates in which equal steps are equally interesting: costs by ratio, errors by loss above the best.
 
     Args:
         values: shape ``(n, objectives)``.
         is_error: shape ``(objectives,)``.
         best_error: error to which losses are relative.
+        alike: losses below this count as alike.
     """
-    loss = np.maximum(values - best_error, 0.0) + _ALIKE
+    loss = np.maximum(values - best_error, 0.0) + alike
     coordinates = np.log(np.where(is_error, loss, np.maximum(np.abs(values), 1e-300)))
     return np.asarray(coordinates)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.problems.compression import CompressionProblem
+from emomc.search.front import ALIKE
 
 Doubles = NDArray[np.float64]
 Genomes = NDArray[np.int64]
@@ -23,12 +24,14 @@ class SearchTask:
         sensitivities: divergence that each layer's variant causes alone, nats, shape ``(L, P, Q, S)``.
         dense_error: error of the uncompressed network on the selection split.
         samples: size of the selection split; None where errors are exact.
+        resolution: losses smaller than this are as good as none; a fifth of a percentage point by default.
     """
 
     problem: CompressionProblem
     sensitivities: Doubles
     dense_error: float
     samples: int | None = None
+    resolution: float = ALIKE
 
 
 @dataclass(frozen=True)

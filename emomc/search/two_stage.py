@@ -125,7 +125,7 @@ class _TwoStage:
         return errors if samples is None else self._predictor.refine(genomes, errors, samples)
 
     def _coordinates(self, values: Doubles) -> Doubles:
-        return spread_coordinates(values, self._is_error, self._task.dense_error)
+        return spread_coordinates(values, self._is_error, self._task.dense_error, self._task.resolution)
 
     def _best(self, genomes: Genomes, count: int) -> NDArray[np.int64]:
         """Rows of the predicted front, thinned to ``count``; filled up with others if there is room."""
