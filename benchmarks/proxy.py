@@ -56,8 +56,8 @@ class Proxy:
         bounds = LoopBounds(1, 1, 1, 1, 1, 1, 1, 1, 1, 1)
         layers = tuple(Layer(name, "conv", f"{name}.weight", (1, 1, 1, 1), (bounds,)) for name in self.space.layers)
         axes = (slice(None), None, slice(None), None)
-        tables = {metric: self.size[(*axes, None)] for metric in ("size", "energy")}
-        costs = CostTables(self.space, layers, tables, {})
+        table = self.size[(*axes, None)]
+        costs = CostTables(self.space, layers, {"size": table, "energy": table}, {})
         problem = CompressionProblem(costs, self.errors, ("error", "size"))
         return SearchTask(problem, self.estimate[axes], dense_error=0.0, resolution=RESOLUTION)
 
