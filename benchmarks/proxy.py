@@ -20,7 +20,7 @@ from emomc.problems import CompressionProblem, CostTables
 from emomc.search import SearchTask
 
 Doubles = NDArray[np.float64]
-Genomes = NDArray[np.int64]
+Genomes = NDArray[np.integer]
 
 BIT_WIDTHS = (9, 8, 7, 6, 5, 4, 3, 2)
 RESOLUTION = 1e-7  # losses are exact, so all of them can be told apart
