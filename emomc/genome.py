@@ -27,6 +27,13 @@ BIT_WIDTH = "bit_width"
 SHARED_VALUES = "shared_values"
 DATAFLOW = "dataflow"
 
+PRUNING = (PRUNE_RATIO,)
+"""Genes that decide which weights a layer keeps: what the first stage of a two-stage search settles."""
+STORED = (*PRUNING, BIT_WIDTH, SHARED_VALUES)
+"""Genes that decide the stored weights of a layer: the axes of the bank, in the order of a genome's columns."""
+RUNNING = (DATAFLOW,)
+"""Genes that decide how a network runs and not what it computes; all other genes change the network."""
+
 DEFAULT_PRUNE_RATIOS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 DEFAULT_BIT_WIDTHS = (16, 8, 7, 6, 5, 4, 3, 2)
 DEFAULT_SHARED_VALUES = (0, 32, 16, 8, 4)
@@ -168,6 +175,21 @@ class SearchSpace:
         """Whether the space has a gene of this name."""
         return any(candidate.name == gene for candidate in self.genes)
 
+    def columns(self, genes: Iterable[str]) -> tuple[int, ...]:
+        """Positions within a layer of those of these genes that the space has, in genome order."""
+        wanted = set(genes)
+        return tuple(position for position, gene in enumerate(self.genes) if gene.name in wanted)
+
+    def spread(self, table: NDArray[Any], genes: Iterable[str]) -> NDArray[Any]:
+        """A table over some genes as one over all of them, which broadcasts to ``(layers, *shape)``.
+
+        Args:
+            table: shape ``(layers, ...)``, one axis for each of these genes that the space has, in genome order.
+            genes: names.
+        """
+        kept = self.columns(genes)
+        return np.expand_dims(table, [1 + axis for axis in range(self.n_genes) if axis not in kept])
+
     def split(self, genomes: Integers) -> Integers:
         """Genomes ``(n, n_var)`` as ``(n, layers, genes)``, without copying."""
         return genomes.reshape(-1, self.n_layers, self.n_genes)
@@ -296,10 +318,9 @@ class SearchSpace:
         return np.unique(self.canonical(self.at_ranks(ranks)), axis=0)
 
     def network_part(self, genomes: Integers) -> NDArray[np.int64]:
-        """Genomes with the dataflow set to 0: two genomes with equal parts are the same network."""
+        """Genomes with the genes in `RUNNING` set to 0: two genomes with equal parts are the same network."""
         part = np.array(genomes, dtype=np.int64, copy=True)
-        if self.has(DATAFLOW):
-            self.split(part)[:, :, self.column(DATAFLOW)] = 0
+        self.split(part)[:, :, self.columns(RUNNING)] = 0
         return part
 
     def decode(self, genome: Integers) -> Configuration:

@@ -224,7 +224,7 @@ def test_a_network_with_several_dataflows_counts_once() -> None:
     errors = np.random.default_rng(1).uniform(0.1, 0.6, len(rows))
     twins = rows[:10].copy()
     space.split(twins)[:, 1, 3] = 1
-    once, repeated = (AdditivePredictor(space, table(), 0.1) for _ in range(2))
+    once, repeated = (AdditivePredictor(space, table()[..., None], 0.1) for _ in range(2))
     once.fit(rows, errors)
     repeated.fit(np.concatenate([rows, twins]), np.concatenate([errors, errors[:10]]))
     assert once.predict(rows)[0] == pytest.approx(repeated.predict(rows)[0], rel=1e-12)

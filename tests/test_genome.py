@@ -246,6 +246,15 @@ def test_equal_parts_mean_equal_networks_whatever_the_dataflow() -> None:
     assert space.split(genomes)[:, :, 3].any()
 
 
+def test_a_table_over_some_genes_is_spread_over_all() -> None:
+    space = SearchSpace.full(("a", "b"))
+    bits, shared = space.shape[1:3]
+    table = np.arange(2 * bits * shared).reshape(2, bits, shared)
+    spread = np.broadcast_to(space.spread(table, (SHARED_VALUES, "unknown", BIT_WIDTH)), (2, *space.shape))
+    for layer, p, q, s, d in np.ndindex(*spread.shape):
+        assert spread[layer, p, q, s, d] == table[layer, q, s]
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -68,7 +68,7 @@ class Toy:
     def task(self, noise: float = 0.4, **problem: object) -> SearchTask:
         """A search task that knows the losses up to a log-normal factor each."""
         rng = np.random.default_rng(17)
-        known = self.loss[..., 0] * np.exp(noise * rng.normal(size=self.loss.shape[:-1]))
+        known = self.loss[..., :1] * np.exp(noise * rng.normal(size=self.loss.shape[:-1]))[..., None]
         known = np.maximum.accumulate(np.maximum.accumulate(known, axis=1), axis=2)
         return SearchTask(self.problem(**problem), canonical_table(self.space, known), DENSE_ERROR)  # type: ignore[arg-type]
 
@@ -96,12 +96,13 @@ class Toy:
 
 
 def canonical_table(space: SearchSpace, table: Doubles) -> Doubles:
-    """A table ``(L, P, Q, S, ...)`` whose entries of equal networks are equal."""
+    """A table over all genes, or some of them without influence, whose entries of equal networks are equal."""
     result = table.copy()
     for indices in itertools.product(*map(range, space.shape)):
         canonical = space.split(space.canonical(np.tile(indices, space.n_layers)))[0]
         for position, row in enumerate(canonical.tolist()):
-            result[(position, *indices[: table.ndim - 1])] = table[(position, *row[: table.ndim - 1])]
+            entry, source = (tuple(np.minimum(each, np.array(table.shape[1:]) - 1)) for each in (indices, row))
+            result[(position, *entry)] = table[(position, *source)]
     return result
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, SearchSpace
+from emomc.genome import SearchSpace
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.integer]
@@ -44,20 +44,19 @@ class AdditivePredictor:
 
         Args:
             space: the space of the genomes.
-            sensitivities: shape ``(L, P, Q, S)``, nats.
+            sensitivities: broadcast to ``(L, *space.shape)``, nats.
             dense_error: error of the uncompressed network, ``e0``.
         """
         self._space = space
-        self._table = sensitivities
+        self._table = np.broadcast_to(sensitivities, (space.n_layers, *space.shape))
         self._dense = dense_error
         self._intercept, self._slope, self._residual = 0.0, 1.0, 0.5
 
     def score(self, genomes: Integers) -> Doubles:
         """Sum of the sensitivities of every layer's variant, nats, shape ``(n,)``."""
         parts = self._space.split(genomes)
-        indices = (parts[:, :, self._space.column(gene)] for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES))
         layer = np.arange(self._space.n_layers)[None, :]
-        return np.asarray(self._table[(layer, *indices)].sum(axis=1))
+        return np.asarray(self._table[(layer, *np.moveaxis(parts, 2, 0))].sum(axis=1))
 
     def fit(self, genomes: Integers, errors: Doubles) -> None:
         """Fit intercept and slope of the link by least squares; failed measurements (NaN) are left out.

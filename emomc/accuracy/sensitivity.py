@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.compression.bank import Bank
-from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES
+from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, STORED
 
 Doubles = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def _interpolate(distortion: Doubles, known: Doubles, divergence: Doubles) -> Do
 
 
 def sensitivity_table(bank: Bank, probes: Sequence[Probe], divergences: Sequence[float]) -> Doubles:
-    """Divergence that each variant of each layer causes alone, nats, shape ``(L, P, Q, S)``.
+    """Divergence that each variant of each layer causes alone, nats; it broadcasts to ``(L, *bank.space.shape)``.
 
     Args:
         bank: the bank that the probes were planned on.
@@ -89,4 +89,4 @@ def sensitivity_table(bank: Bank, probes: Sequence[Probe], divergences: Sequence
             if known:
                 at = np.array([probes[i].distortion for i in known])
                 table[layer] += _interpolate(np.asarray(distortion), at, measured[known])
-    return table
+    return bank.space.spread(table, STORED)

@@ -22,39 +22,43 @@ from emomc.compression.methods import CALIBRATED, METHODS
 from emomc.compression.obs import relative_error
 from emomc.errors import EmomcError, unknown_name
 from emomc.files import atomic_write
-from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, SearchSpace
+from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, STORED, Choice, Gene, SearchSpace
 
 Floats = NDArray[np.float32]
 # Largest weights of a layer that half-precision scales resolve: at least a hundred steps, and no clipping at 2 bits.
 _STORABLE = (1e-5, 65504.0)
 _ROW = np.dtype([("length", "<i8"), ("checksum", "<u4"), ("distortion", "<f8")])  # of a layer's index file
-_VERSION = 2  # raise when a change to compression or coding makes stored blobs stale
+_VERSION = 3  # raise when a change to compression or coding makes stored blobs stale
 
 
 @dataclass(frozen=True)
 class LayerRecipe:
     """All that decides the variants of one layer: the weights, the method and the choices.
 
-    ``representative[p, q, s]`` is the canonical (p, q, s), flattened, of the network that the indices stand for; -1
+    A variant is one choice per gene in `STORED`; its number is the flat index of these choices, shape ``(P, Q, S)``.
+    ``representative`` has that shape and holds the canonical variant of the network that the indices stand for; -1
     where the space does not allow them. ``calibration`` is the key of the inputs that it is calibrated on, or empty.
     """
 
     weight: Floats
     method: str
     calibration: str
-    prune_ratios: tuple[float, ...]
-    bit_widths: tuple[int, ...]
-    shared_values: tuple[int, ...]
+    genes: tuple[Gene, ...]
     representative: NDArray[np.int64]
 
     @property
     def key(self) -> str:
         """Content hash: a change of any input gives another key, so that stale variants cannot be used."""
-        parts = (_VERSION, self.method, self.calibration, self.prune_ratios, self.bit_widths, self.shared_values)
-        digest = hashlib.sha256(repr((parts, self.weight.shape)).encode())
+        choices = [(gene.name, gene.choices) for gene in self.genes]
+        digest = hashlib.sha256(repr((_VERSION, self.method, self.calibration, choices, self.weight.shape)).encode())
         digest.update(np.ascontiguousarray(self.weight).tobytes())
         digest.update(self.representative.tobytes())
         return digest.hexdigest()[:32]
+
+    def choices(self, variant: int) -> dict[str, Choice]:
+        """The choice of every gene of a variant."""
+        indices = np.unravel_index(variant, self.representative.shape)
+        return {gene.name: gene.choices[index] for gene, index in zip(self.genes, indices, strict=True)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +66,10 @@ class LayerVariants:
     """The stored variants of one layer. It travels to workers as numbers and a path, never as the blobs.
 
     Attributes:
-        offsets: shape ``(P*Q*S + 1,)``; blob v lies from ``offsets[v]`` to ``offsets[v + 1]``, of no length where v
-            is not canonical.
-        distortion: shape ``(P*Q*S,)``, as `Bank.distortions`.
-        checksums: shape ``(P*Q*S,)``, CRC-32 of each blob.
+        offsets: shape ``(n + 1,)`` for n variants; blob v lies from ``offsets[v]`` to ``offsets[v + 1]``, of no length
+            where v is not canonical.
+        distortion: shape ``(n,)``, as `Bank.distortions`.
+        checksums: shape ``(n,)``, CRC-32 of each blob.
         path: file of all blobs, one after the other.
     """
 
@@ -102,18 +106,17 @@ def _check_range(name: str, weight: Floats) -> None:
 
 
 def _compress_layer(recipe: LayerRecipe, gram: Floats | None) -> tuple[list[bytes], NDArray[np.float64]]:
-    shape = recipe.representative.shape
     blobs = [b""] * recipe.representative.size
     distortion = np.full(recipe.representative.size, np.nan)
-    for p, ratio in enumerate(recipe.prune_ratios):
-        wanted = [v for v in np.unique(recipe.representative[p]) if v >= 0]
-        pairs = [np.unravel_index(v, shape)[1:] for v in wanted]
-        choices = [(recipe.bit_widths[q], recipe.shared_values[s]) for q, s in pairs]
-        if not choices:
-            continue
-        for v, tensor in zip(wanted, METHODS[recipe.method](recipe.weight, ratio, choices, gram), strict=True):
-            blobs[v] = coding.encode_tensor(tensor)
-            distortion[v] = _distortion(recipe.weight, tensor.dequantize(), gram)
+    alike: dict[float, list[int]] = {}
+    for variant in np.unique(recipe.representative[recipe.representative >= 0]).tolist():
+        alike.setdefault(float(recipe.choices(variant)[PRUNE_RATIO]), []).append(variant)
+    for ratio, variants in alike.items():
+        chosen = [recipe.choices(variant) for variant in variants]
+        pairs = [(int(each[BIT_WIDTH]), int(each[SHARED_VALUES])) for each in chosen]
+        for variant, tensor in zip(variants, METHODS[recipe.method](recipe.weight, ratio, pairs, gram), strict=True):
+            blobs[variant] = coding.encode_tensor(tensor)
+            distortion[variant] = _distortion(recipe.weight, tensor.dequantize(), gram)
     return blobs, distortion
 
 
@@ -156,24 +159,30 @@ def _open_layer(recipe: LayerRecipe, folder: Path) -> LayerVariants | None:
 
 
 def _representatives(space: SearchSpace) -> NDArray[np.int64]:
-    """Canonical flat (p, q, s) index for every layer and index triple, shape ``(L, P, Q, S)``; -1 if not allowed."""
-    axes = [space.column(gene) for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES)]
+    """Canonical variant for every layer and choice of stored genes, ``(L, P, Q, S)``; -1 if the choice is not allowed.
+
+    Raises:
+        EmomcError: the space lacks a gene that compression needs.
+    """
+    for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES):
+        space.column(gene)
+    axes = list(space.columns(STORED))
     shape = tuple(space.shape[axis] for axis in axes)
     table = np.full((space.n_layers, *shape), -1, dtype=np.int64)
-    for triple in itertools.product(*map(range, shape)):
+    for flat, indices in enumerate(itertools.product(*map(range, shape))):
         genome = np.zeros((space.n_layers, space.n_genes), dtype=np.int64)
-        genome[:, axes] = triple
+        genome[:, axes] = indices
         canonical = space.split(space.canonical(genome.reshape(1, -1)))[0][:, axes]
-        allowed = np.array([all(i in row[a] for i, a in zip(triple, axes, strict=True)) for row in space.allowed])
-        flat = np.ravel_multi_index(triple, shape)
-        table.reshape(space.n_layers, -1)[:, flat] = np.where(
-            allowed, np.ravel_multi_index(tuple(canonical.T), shape), -1
-        )
+        allowed = np.array([all(i in row[a] for i, a in zip(indices, axes, strict=True)) for row in space.allowed])
+        variant = np.ravel_multi_index(tuple(canonical.T), shape)
+        table.reshape(space.n_layers, -1)[:, flat] = np.where(allowed, variant, -1)
     return table
 
 
 class Bank:
     """Compressed variants of every layer of a network, opened from or built into a folder.
+
+    Its tables have an axis for every gene in `STORED` that the space has; P, Q, S stand for them.
 
     Attributes:
         sizes: shape ``(L, P, Q, S)``, bytes of each blob; equal networks have equal entries. Entries that the space
@@ -212,7 +221,7 @@ class Bank:
         Args:
             folder: where variants are kept, by content hash; may be shared by runs and processes.
             weights: weight of each layer of the space, output channels first.
-            space: its prune ratios, bit-widths and shared values are the variants.
+            space: the choices of its genes in `STORED` are the variants.
             method: name in `emomc.compression.METHODS`.
             workers: processes that compress.
             progress: called with (layers done, layers in all).
@@ -248,7 +257,7 @@ class Bank:
 
     @staticmethod
     def _recipes(weights: Mapping[str, Floats], space: SearchSpace, method: str, calibration: str) -> list[LayerRecipe]:
-        axes = [space.genes[space.column(gene)].choices for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES)]
+        genes = tuple(space.genes[axis] for axis in space.columns(STORED))
         table = _representatives(space)
         for name in space.layers:
             _check_range(name, weights[name])
@@ -257,16 +266,14 @@ class Bank:
                 np.ascontiguousarray(weights[name], dtype=np.float32),
                 method,
                 calibration,
-                tuple(float(choice) for choice in axes[0]),
-                tuple(int(choice) for choice in axes[1]),
-                tuple(int(choice) for choice in axes[2]),
+                genes,
                 table[layer],
             )
             for layer, name in enumerate(space.layers)
         ]
 
-    def variant(self, layer: int, indices: tuple[int, int, int]) -> int:
-        """Number of the stored variant behind (prune, bits, shared) indices of a layer."""
+    def variant(self, layer: int, indices: tuple[int, ...]) -> int:
+        """Number of the stored variant behind the choices of a layer, one index per stored gene in genome order."""
         return int(self._table[(layer, *indices)])
 
     def blob(self, layer: int, variant: int) -> bytes:
@@ -275,7 +282,6 @@ class Bank:
 
     def variants_of(self, genomes: NDArray[np.integer]) -> NDArray[np.int64]:
         """Variant numbers of canonical genomes, shape ``(n, L)``; equal rows are equal networks."""
-        parts = self.space.split(genomes)
-        axes = [self.space.column(gene) for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES)]
+        parts = self.space.split(genomes)[:, :, self.space.columns(STORED)]
         layer = np.arange(self.space.n_layers)[None, :]
-        return self._table[layer, parts[:, :, axes[0]], parts[:, :, axes[1]], parts[:, :, axes[2]]]
+        return np.asarray(self._table[(layer, *np.moveaxis(parts, 2, 0))])

@@ -22,7 +22,7 @@ from emomc.compression import CALIBRATED, Calibration
 from emomc.compression.bank import Bank
 from emomc.compression.networkfile import INPUT_SHAPE, file_overhead
 from emomc.errors import EmomcError, unknown_name
-from emomc.genome import BIT_WIDTH, DATAFLOW, PRUNE_RATIO, SHARED_VALUES, Gene, SearchSpace, default_genes
+from emomc.genome import BIT_WIDTH, DATAFLOW, PRUNE_RATIO, SHARED_VALUES, STORED, Gene, SearchSpace, default_genes
 from emomc.hardware import METRICS, CostAxes, CostModel, load_accelerator
 from emomc.network import Network, trace
 from emomc.problems.compression import CompressionProblem
@@ -55,7 +55,8 @@ class Session:
         network: its layers and graph.
         space: the search space.
         problem: the pymoo problem; its errors are measured on the selection split.
-        sensitivities: divergence that each layer's variants cause alone, nats, ``(L, P, Q, S)``.
+        sensitivities: divergence that each layer's variants cause alone, nats; broadcasts to
+            ``(L, *space.shape)``.
         dense: the uncompressed network on the selection split.
         seconds_measuring: time spent on running networks, or on reading stored results.
         reference: energy (J) and size (B) of the uncompressed network in 32-bit floating point.
@@ -169,10 +170,9 @@ class Session:
         )
         tables = self.accelerator.tables(self.network.layers, axes)
         peaks = frozenset(metric for metric in tables if METRICS[metric].combine == "max")
+        tables["size"] = self.space.spread(coded, STORED)
         overhead = float(file_overhead(self.task.module, self.network, self.header))
-        return CostTables(
-            self.space, self.network.layers, {**tables, "size": coded[..., None]}, {"size": overhead}, peaks
-        )
+        return CostTables(self.space, self.network.layers, tables, {"size": overhead}, peaks)
 
     def _input_sparsity(self) -> Doubles:
         """Zeros in each layer's input on calibration images, of the dense network."""

@@ -19,7 +19,7 @@ from pymoo.core.algorithm import Algorithm
 from pymoo.optimize import minimize
 
 from emomc.accuracy.predictor import AdditivePredictor
-from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, SearchSpace
+from emomc.genome import PRUNING, RUNNING, SearchSpace
 from emomc.operators import genome_operators, lagrangian_seeds, uniform_ladder
 from emomc.search.front import front_of, pick_spread, spread_coordinates
 from emomc.search.ledger import Genomes, Ledger, SearchTask
@@ -72,14 +72,25 @@ class _TwoStage:
 
     def run(self) -> None:
         budget = self._ledger.remaining
-        prune_only = self._space.mildest(BIT_WIDTH).mildest(SHARED_VALUES)
+        names = [gene.name for gene in self._space.genes]
+        prune_only, inherited = self._space, tuple(name for name in names if name in PRUNING)
+        for name in names:
+            if name not in (*PRUNING, *RUNNING):
+                prune_only = prune_only.mildest(name)
         first = max(round(budget * self._schedule.first_stage), min(budget, 1))
         self._stage("prune", prune_only, (), self._seeds(prune_only), first)
         if not self._ledger.remaining:
             return
         bases = self._bases()
-        seeds = np.concatenate([self._seeds(self._space.pinned(PRUNE_RATIO, base)) for base in bases])
-        self._stage("quantize", self._space, (PRUNE_RATIO,), seeds, self._ledger.remaining)
+        seeds = np.concatenate([self._seeds(self._pruned_as(base, inherited)) for base in bases])
+        self._stage("quantize", self._space, inherited, seeds, self._ledger.remaining)
+
+    def _pruned_as(self, base: NDArray[np.int64], genes: tuple[str, ...]) -> SearchSpace:
+        """The space of all networks that are pruned as a genome is."""
+        space = self._space
+        for gene in genes:
+            space = space.pinned(gene, base)
+        return space
 
     def _stage(
         self, name: str, space: SearchSpace, inherited: tuple[str, ...], seeds: Genomes, evaluations: int
@@ -164,8 +175,7 @@ class _TwoStage:
             for objective in self._task.problem.objectives
             if objective.name in self._task.problem.costs.tables
         ]
-        loss = self._task.sensitivities.reshape(*self._task.sensitivities.shape, *(1,) * (space.n_genes - 3))
-        return np.concatenate([lagrangian_seeds(space, loss, costs), uniform_ladder(space)])
+        return np.concatenate([lagrangian_seeds(space, self._task.sensitivities, costs), uniform_ladder(space)])
 
     def _bases(self) -> Genomes:
         """Pruned networks for stage 2: spread over the measured front of stage 1."""
