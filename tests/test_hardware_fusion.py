@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise, product
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emomc.errors import EmomcError
-from emomc.hardware import load_accelerator
+from emomc.hardware import CostAxes, accelerators, load_accelerator
+from emomc.hardware.accelerator import MacEnergy, Memory, Sparsity
 from emomc.hardware.fusion import FusionPlan, Widths, fuse, fused_group, line_buffers, single_group
 from emomc.hardware.memory import peak_memory
 from emomc.hardware.physical import PhysicalModel
@@ -182,8 +184,44 @@ def test_peak_memory_counts_waiting_skips() -> None:
     assert peak_memory(chain, [0, 0], 8) == one + two
 
 
+@pytest.mark.parametrize("coded", [False, True])
+@pytest.mark.parametrize("name", [name for name in accelerators() if name not in ("published", "emomc-fpga")])
+def test_unfused_traffic_is_that_of_the_tables(name: str, coded: bool) -> None:
+    """Where only off-chip bits cost energy, the tables move the least bits as well: indices, zeros and codes counted."""
+    model = load_accelerator(name)
+    assert isinstance(model, PhysicalModel)
+    free = Memory(0.0, 0.0, 1.0)
+    device = replace(
+        model.accelerator, register=free, buffer=free, dram=Memory(1.0, 1.0, 1.0), mac=MacEnergy(0, 0, 0, 0), hop=0.0,
+        leakage=0.0, decode=None if model.accelerator.decode is None else 0.0, buffer_bits=8192,
+    )  # fmt: skip
+    model = PhysicalModel(device)
+    b = Builder(3, 20)
+    network = b.network(b.conv(b.relu(b.conv(b.conv("x", 40, 3), 48, 3, 2)), 24, 1))
+    bits, pruned, codes = [8, 4, 2], [0.0, 0.5, 0.9], [9000.0, 50000.0, 1234.0]
+    expected = 0.0
+    for at, layer in enumerate(network.layers):
+        given_codes = np.full((1, 1, 1, 1), codes[at]) if coded else None
+        axes = CostAxes([pruned[at]], [bits[at]], [0], ("X:Y",), given_codes, 8)
+        expected += model.tables([layer], axes)["traffic"].item()
+    fused = fuse(network, model, bits, codes if coded else None, 8, pruned)
+    assert fused.unfused_traffic == pytest.approx(expected, rel=1e-12)
+    grouped = fuse(network, PhysicalModel(replace(device, buffer_bits=10**7)), bits, codes if coded else None, 8, pruned)
+    maps = 3 * 20 * 20 + 24 * 10 * 10
+    index = device.index_bits if device.weight_sparsity is Sparsity.SKIPPING else 0
+    skips = device.weight_sparsity is Sparsity.SKIPPING
+    stored = sum(
+        layer.weight_count * (device.weight_width(width) + index) * (1 - zeros if skips else 1)
+        for layer, width, zeros in zip(network.layers, bits, pruned, strict=True)
+    )
+    off_chip = sum(codes) if coded and device.decode is not None else stored
+    assert grouped.traffic == pytest.approx(maps + off_chip / 8, rel=1e-12)
+
+
 def test_mistakes_are_named() -> None:
     network = resnet(1)
+    with pytest.raises(EmomcError, match="prune_ratio: expected 9 entries, one a layer, got 2"):
+        fuse(network, with_buffer(8), [8] * 9, activation_bits=8, prune_ratio=[0.5, 0.5])
     with pytest.raises(EmomcError, match="expected 9 entries"):
         fuse(network, with_buffer(8), [8], activation_bits=8)
     with pytest.raises(EmomcError, match="bit_width 20"):

@@ -280,8 +280,7 @@ def _off_chip(device: Accelerator, schedules: Sequence[Schedule], operands: Oper
     def words(name: str) -> Array:
         return np.array([float(getattr(schedule, name)) for schedule in schedules])[:, None, None, None, None]
 
-    _, stored = _densities(device.weight_sparsity, operands.keep)
-    on_chip = (stored[:, None] * (operands.weight_bits + _index(device, device.weight_sparsity)))[None, :, :, None]
+    on_chip = stored_weight_bits(device, operands.keep[:, None], operands.weight_bits)[None, :, :, None]
     coded = on_chip if operands.coded_bits is None else operands.coded_bits
     activation = operands.activation_bits
     weights = words("weights") * coded
@@ -299,6 +298,20 @@ def _off_chip(device: Accelerator, schedules: Sequence[Schedule], operands: Oper
         "decode": weights * (device.decode or 0.0) if operands.coded_bits is not None else 0.0 * weights,
     }
     return items, weights + inputs + 2 * spills + outputs
+
+
+def stored_weight_bits(device: Accelerator, keep: Array, weight_bits: Array) -> Array:
+    """Bits that a weight takes where it is stored as it is used: with its index, and only if nonzero, where zeros are
+    skipped.
+
+    Args:
+        device: the accelerator.
+        keep: fraction of nonzero weights.
+        weight_bits: width on chip; broadcasts against ``keep``.
+    """
+    _, stored = _densities(device.weight_sparsity, keep)
+    bits: Array = stored * (weight_bits + _index(device, device.weight_sparsity))
+    return bits
 
 
 def coded_activation_bits(width: int, density: float, run_bits: int | None) -> float:

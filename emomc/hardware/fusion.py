@@ -18,7 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+
 from emomc.errors import EmomcError
+from emomc.hardware.charges import stored_weight_bits
 from emomc.hardware.physical import PhysicalModel
 from emomc.hardware.steps import Steps, columns, rows, words
 from emomc.hardware.tiling import Buffer, best_schedules
@@ -70,28 +73,38 @@ def fuse(
     weight_bits: Sequence[int],
     coded_bits: Sequence[float] | None = None,
     activation_bits: int = 16,
+    prune_ratio: Sequence[float] | None = None,
 ) -> FusionPlan:
     """Groups a network's layers for least off-chip traffic.
 
-    A call on its own moves what its best tiling moves; additions read their other operand once more.
+    A call on its own moves what its best tiling moves; additions read their other operand once more. Weights take off
+    chip what the model's tables charge: their coded bits where the accelerator decodes, otherwise as they are used,
+    which leaves out zeros and adds indices where zeros are skipped.
 
     Args:
         network: a traced network.
         model: the accelerator, of which the buffer and the widths count.
         weight_bits: (L,) bit-width of each layer's weights.
-        coded_bits: (L,) off-chip bits of each layer's weights; None where they are stored as they are used.
+        coded_bits: (L,) off-chip bits of each layer's coded weights, for accelerators that decode them; None where
+            weights are not coded.
         activation_bits: bits of a map's element.
+        prune_ratio: (L,) fraction of each layer's weights that are zero; None means none.
 
     Raises:
         EmomcError: for widths that the accelerator does not offer, or lists of the wrong length.
     """
     count = len(network.layers)
-    if len(weight_bits) != count or (coded_bits is not None and len(coded_bits) != count):
-        raise EmomcError(f"weight_bits and coded_bits: expected {count} entries each, one a layer.")
+    for name, values in (("weight_bits", weight_bits), ("coded_bits", coded_bits), ("prune_ratio", prune_ratio)):
+        if values is not None and len(values) != count:
+            raise EmomcError(f"{name}: expected {count} entries, one a layer, got {len(values)}.")
     device = model.accelerator
     on_chip = [device.weight_width(bits) for bits in weight_bits]
-    stored = [layer.weight_count * bits for layer, bits in zip(network.layers, on_chip, strict=True)]
-    widths = Widths(on_chip, coded_bits or stored, device.activation_width(activation_bits), device.psum_bits)
+    keep = np.ones(count) if prune_ratio is None else 1 - np.asarray(prune_ratio, float)
+    per_weight = stored_weight_bits(device, keep, np.array(on_chip, float)).tolist()
+    off_chip = [layer.weight_count * bits for layer, bits in zip(network.layers, per_weight, strict=True)]
+    if coded_bits is not None and device.decode is not None:
+        off_chip = list(coded_bits)
+    widths = Widths(on_chip, off_chip, device.activation_width(activation_bits), device.psum_bits)
     steps = Steps(network)
     if not steps.calls:
         return FusionPlan((), 0.0, 0.0)
