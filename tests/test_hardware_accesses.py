@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -97,6 +98,36 @@ def test_golden_counts(call: LoopBounds, flow: str, side: int, golden: tuple[int
     counts = count_accesses(unrolling, [Mapping(Block(), ORDERS[flow])])
     names = ("weight_reads", "input_reads", "psum_reads", "psum_writes")
     assert tuple(int(getattr(counts, name)[0]) for name in names) == golden
+
+
+def test_named_dataflows_unroll_the_loops_of_their_names() -> None:
+    call = LoopBounds(1, 1, 11, 13, 17, 19, 5, 7, 21, 25)
+    named = {"X": (19, "OX"), "Y": (17, "OY"), "CI": (13, "C"), "CO": (11, "K"), "FX": (7, "FX"), "FY": (5, "FY")}
+    for flow in DATAFLOWS:
+        along_rows, along_columns = flow.split(":")
+        width = Unrolling(call, flow, 100, 3).width
+        assert width[named[along_rows][1]] == named[along_rows][0]
+        assert width[named[along_columns][1]] == 3
+        assert math.prod(width.values()) == 3 * named[along_rows][0]
+
+
+@pytest.mark.parametrize("flow", sorted(ORDERS))
+def test_closed_forms_of_uneven_layers(flow: str) -> None:
+    """Buffer words of a fully unrolled array with single registers, all extents different: published closed forms."""
+    k, c, p, q, r, s = 6, 4, 8, 5, 3, 2
+    call = LoopBounds(1, 1, k, c, q, p, s, r, q + s - 1, p + r - 1)  # p and r along X, q and s along Y
+    n = k * c * p * q * r * s
+    weights, inputs, writes, sides = {
+        "X:Y": (k * c * r * s, n, k * p * q, (p, q)),
+        "FX:FY": (k * c * r * s, n, n // (r * s), (r, s)),
+        "X:FX": (n // p, n * (p + r - 1) // (p * r), k * p * q, (p, r)),
+        "CI:CO": (k * c * r * s, n // 3, n // 2, (2, 3)),
+    }[flow]
+    counts = count_accesses(Unrolling(call, flow, *sides), [Mapping(Block(), ORDERS[flow])])
+    assert counts.weight_reads[0] == weights
+    assert counts.input_reads[0] == inputs
+    assert counts.psum_writes[0] == writes
+    assert counts.psum_reads[0] == writes - k * p * q
 
 
 def test_golden_counts_are_among_the_best() -> None:

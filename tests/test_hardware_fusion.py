@@ -173,6 +173,15 @@ def test_strips_trade_columns_for_rows() -> None:
     assert narrow.recomputed_macs == network.layers[0].macs // 64 * (narrow.strips * inner - 64)
 
 
+def test_groups_of_channels_take_their_lines() -> None:
+    """Two depthwise layers in a row: three rows of each map, a row of sums of each layer, and the weights."""
+    b = Builder(6, 16)
+    network = b.network(b.conv(b.conv("x", 6, groups=6), 6, groups=6))
+    (group,) = plan(network, 64).groups
+    maps, sums = 2 * 3 * 16 * 6, 2 * 16 * 6
+    assert group.buffer == maps + sums * 4 + network.weight_count
+
+
 def test_peak_memory_counts_waiting_skips() -> None:
     b = Builder(4, 8)
     network = b.network(b.relu(b.add(b.conv(b.relu(b.conv("x", 8)), 4), "x")))
@@ -187,13 +196,13 @@ def test_peak_memory_counts_waiting_skips() -> None:
 @pytest.mark.parametrize("coded", [False, True])
 @pytest.mark.parametrize("name", [name for name in accelerators() if name not in ("published", "emomc-fpga")])
 def test_unfused_traffic_is_that_of_the_tables(name: str, coded: bool) -> None:
-    """Where only off-chip bits cost energy, the tables move the least bits as well: indices, zeros and codes counted."""
+    """Where only off-chip bits cost energy, the tables move the least of them too: indices, zeros and codes counted."""
     model = load_accelerator(name)
     assert isinstance(model, PhysicalModel)
     free = Memory(0.0, 0.0, 1.0)
     device = replace(
         model.accelerator, register=free, buffer=free, dram=Memory(1.0, 1.0, 1.0), mac=MacEnergy(0, 0, 0, 0), hop=0.0,
-        leakage=0.0, decode=None if model.accelerator.decode is None else 0.0, buffer_bits=8192,
+        leakage=0.0, decode=None if model.accelerator.decode is None else 0.0, buffer_bits=2000, psum_bits=1,
     )  # fmt: skip
     model = PhysicalModel(device)
     b = Builder(3, 20)
@@ -206,7 +215,9 @@ def test_unfused_traffic_is_that_of_the_tables(name: str, coded: bool) -> None:
         expected += model.tables([layer], axes)["traffic"].item()
     fused = fuse(network, model, bits, codes if coded else None, 8, pruned)
     assert fused.unfused_traffic == pytest.approx(expected, rel=1e-12)
-    grouped = fuse(network, PhysicalModel(replace(device, buffer_bits=10**7)), bits, codes if coded else None, 8, pruned)
+    grouped = fuse(
+        network, PhysicalModel(replace(device, buffer_bits=10**7)), bits, codes if coded else None, 8, pruned
+    )
     maps = 3 * 20 * 20 + 24 * 10 * 10
     index = device.index_bits if device.weight_sparsity is Sparsity.SKIPPING else 0
     skips = device.weight_sparsity is Sparsity.SKIPPING

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emomc.errors import EmomcError
@@ -91,13 +91,21 @@ def plain(device: Accelerator, call: LoopBounds, flow: str, schedule: Schedule, 
     }
 
 
+DEEP = LoopBounds(1, 1, 4, 6, 3, 3, 1, 1, 3, 3)
+
+
 @settings(max_examples=12, deadline=None)
-@given(calls(3), st.sampled_from(DATAFLOWS), st.sampled_from([2, 3, 8]), st.floats(0.1, 9.0), st.booleans())
+@example(DEEP, "X:Y", 8, 8.0, True, 1, 100)  # narrow sums, a buffer of a few words: they go off chip and come back
+@example(DEEP, "FX:FY", 8, 8.0, False, 1, 1500)  # and here they leave the array and come back
+@given(
+    calls(3), st.sampled_from(DATAFLOWS), st.sampled_from([2, 3, 8]), st.floats(0.1, 9.0), st.booleans(),
+    st.sampled_from([1, 20]), st.sampled_from([250, 1500]),
+)  # fmt: skip
 def test_every_entry_is_the_best_executed_plan(
-    call: LoopBounds, flow: str, bits: int, coded: float, double: bool
+    call: LoopBounds, flow: str, bits: int, coded: float, double: bool, psum: int, capacity: int
 ) -> None:
     """Every plan that the model considers is executed word by word; the table holds the least of their energies."""
-    device = replace(TINY, double_buffered=double, buffer_bits=1500)
+    device = replace(TINY, double_buffered=double, buffer_bits=capacity, psum_bits=psum)
     model, layer = PhysicalModel(device), layer_of(call)
     choice = {"weight": device.weight_width(bits), "activation": 8, "coded": coded}
     buffer = device.tile_buffer(8)

@@ -301,8 +301,7 @@ def _off_chip(device: Accelerator, schedules: Sequence[Schedule], operands: Oper
 
 
 def stored_weight_bits(device: Accelerator, keep: Array, weight_bits: Array) -> Array:
-    """Bits that a weight takes where it is stored as it is used: with its index, and only if nonzero, where zeros are
-    skipped.
+    """Bits per weight where weights are stored as they are used; where zeros are skipped, nonzero ones and indices.
 
     Args:
         device: the accelerator.

@@ -20,13 +20,14 @@ class Builder:
         self.nodes.append(Node(name, kind, kind, inputs, shape, layer))
         return name
 
-    def conv(self, source: str, k: int, kernel: int = 3, stride: int = 1, pad: int | None = None) -> str:
+    def conv(self, source: str, k: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> str:
         _, c, size, _ = self.shape(source)
-        pad = kernel // 2 if pad is None else pad
+        pad = kernel // 2
         out = (size + 2 * pad - kernel) // stride + 1
-        bounds = LoopBounds(1, 1, k, c, out, out, kernel, kernel, size, size, (stride, stride), (pad, pad))
+        loops = (1, groups, k // groups, c // groups, out, out, kernel, kernel, size, size)
+        bounds = LoopBounds(*loops, (stride, stride), (pad, pad))
         name = f"conv_{len(self.layers)}"
-        self.layers.append(Layer(name, "conv", f"{name}.weight", (k, c, kernel, kernel), (bounds,)))
+        self.layers.append(Layer(name, "conv", f"{name}.weight", (k, c // groups, kernel, kernel), (bounds,)))
         return self._add("layer", (source,), (1, k, out, out), name)
 
     def relu(self, source: str) -> str:
