@@ -60,15 +60,45 @@ def test_entropy_bound_closed_forms() -> None:
         assert entropy_bound(1, keep, 0) == pytest.approx(positions, abs=5e-4)
 
 
-def test_only_csr_goes_below_the_entropy_bound() -> None:
-    """3 p < H(p) below p = 0.2893. Dense values of b bits hold zero as one of 2**b codes, hence log2(2**b - 1)."""
+def test_dupuis_counts_indices_and_codebook() -> None:
+    dupuis = CONVENTIONS["dupuis"].bits
+    shared = np.arange(2, 1025)
+    indices = [(int(k) - 1).bit_length() for k in shared]
+    np.testing.assert_array_equal(dupuis(10_000, 1, 32, shared), 10_000 * np.array(indices) + 32 * shared)
+    assert len(set((dupuis(10_000, 1, 32, shared) - 32 * shared).tolist())) == 10  # a size per index width
+    np.testing.assert_array_equal(dupuis(10_000, [0.1, 1], 32, 8), 2 * [30_000 + 256])  # zeros are one of the K
+    assert dupuis(10_000, 1, 32) == 320_000  # not shared
+
+
+def test_ratios_are_of_totals() -> None:
+    """Two equal layers of 2 and 8 index bits: 6.4, where the mean of the layers' ratios would be 10."""
+    layers = CONVENTIONS["dupuis"].bits([1e9, 1e9], 1, 32, [4, 256])
+    assert 64e9 / layers.sum() == pytest.approx(6.4, rel=1e-5)
+    assert np.mean(32e9 / layers) == pytest.approx(10, rel=1e-5)
+
+
+def test_haq_counts_kept_weights_alone() -> None:
+    haq = CONVENTIONS["haq"].bits
+    assert haq([1000, 500], [1, 0.2], [6, 4]).tolist() == [6000, 400]
+    assert haq(1000, 1, 32, [16, 9, 2]).tolist() == [4000, 4000, 1000]  # no codebook
+
+
+def test_formulas_below_the_entropy_bound_are_marked() -> None:
+    """CSR: 3 p < H(p) below p = 0.2893. HAQ: no bit tells positions.
+
+    Dense values of b bits hold zero as one of 2**b codes, hence log2(2**b - 1).
+    """
     keep, n = np.linspace(0.01, 1, 991), 36_864
     for bits in (2, 4, 8):
         below = csr(n, keep, bits) < entropy_bound(n, keep, bits)
         np.testing.assert_array_equal(below, keep < CONVENTIONS["emomc-csr"].decodable_from)
         assert np.all(normal(n, keep, bits) >= entropy_bound(n, keep, np.log2(2**bits - 1)) - 1e-6)
         assert np.all(coo(n, keep, bits) >= entropy_bound(n, keep, bits))
-    assert [name for name, convention in CONVENTIONS.items() if convention.below_entropy] == ["emomc-csr"]
+        np.testing.assert_array_equal(CONVENTIONS["haq"].bits(n, keep, bits) < entropy_bound(n, keep, bits), keep < 1)
+    shared = CONVENTIONS["dupuis"].bits(n, keep, 8, 16)  # 15 values and zero
+    assert np.all(shared >= entropy_bound(n, keep, np.log2(15)))
+    below = [name for name, convention in CONVENTIONS.items() if convention.below_entropy]
+    assert below == ["emomc-csr", "haq"]
 
 
 def test_conventions_broadcast_over_layers_keeps_and_widths() -> None:
@@ -77,6 +107,7 @@ def test_conventions_broadcast_over_layers_keeps_and_widths() -> None:
         table = convention.bits(n, keep, bits)
         assert table.shape == (14, 5, 3)
         assert table[3, 2, 1] == convention.bits(VGG16[3], keep[2, 0], 4)
+        assert convention.bits(n, keep, bits, np.array([0, 4, 16])).shape == (14, 5, 3)
 
 
 def test_an_unknown_convention_suggests_the_nearest() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from emomc.coding import CodedTensor, encode_tensor, write_network
+from emomc.coding import CODECS, CodedTensor, describe_tensor, encode_tensor, write_network
 from emomc.coding.models import _FRACTIONS
 
 TOTAL = 1 << 24
@@ -143,17 +146,73 @@ def entropy(data: Bytes, n: int) -> list[int]:
     return values
 
 
-def blob(raw: bytes, channels: int, n: int) -> tuple[int, list[float], list[int]]:
+def scatter(n: int, positions: list[int], entries: list[int]) -> list[int]:
+    values = [0] * n
+    for position, entry in zip(positions, entries, strict=True):
+        values[position] = entry
+    return values
+
+
+def relative_index(data: Bytes, n: int) -> list[int]:
+    m, w = data.varint(), data.byte()
+    positions, position = [], -1
+    for zeros in data.packed(m, w):
+        position += zeros + 1
+        positions.append(position)
+    return scatter(n, positions, dense(data, m))
+
+
+def csr(data: Bytes, n: int) -> list[int]:
+    w, r = data.byte(), data.byte()
+    filled = data.packed(-(-n // 2**w), r)
+    rows = [row for row, entries in enumerate(filled) for _ in range(entries)]
+    columns = data.packed(len(rows), w)
+    positions = [row * 2**w + column for row, column in zip(rows, columns, strict=True)]
+    return scatter(n, positions, dense(data, len(rows)))
+
+
+def coo(data: Bytes, n: int) -> list[int]:
+    m = data.varint()
+    return scatter(n, data.packed(m, (n - 1).bit_length()), dense(data, m))
+
+
+def huffman(data: Bytes, n: int) -> list[int]:
+    symbols = alphabet(data)
+    lengths = data.packed(len(symbols), data.byte())
+    if len(symbols) == 1:
+        return symbols * n
+    words, word, last = {}, 0, 0
+    for length, symbol in sorted((length, symbol) for length, symbol in zip(lengths, symbols, strict=True) if length):
+        word <<= length - last
+        words[f"{word:0{length}b}"] = symbol
+        word, last = word + 1, length
+    bits = "".join(f"{byte:08b}"[::-1] for byte in data.data)
+    values, word_read, used = [], "", 0
+    while len(values) < n:
+        word_read += bits[used]
+        used += 1
+        if word_read in words:
+            values.append(words[word_read])
+            word_read = ""
+    assert len(bits) - used < 8 and "1" not in bits[used:]
+    return values
+
+
+DECODERS = (dense, bitmap, entropy, relative_index, csr, coo, huffman)
+
+
+def blob(raw: bytes) -> tuple[int, list[int], list[float], list[int]]:
     data = Bytes(raw)
     codec, form = data.byte(), data.byte()
-    scales = channels if form & 128 else 1
+    shape = [data.varint() for _ in range(codec >> 4)]
+    scales = shape[0] if form & 128 else 1
     if data.byte() == 0:
         patterns = [int.from_bytes(data.take(2), "little") for _ in range(scales)]
     else:
         w, low = data.byte(), int.from_bytes(data.take(2), "little")
         patterns = [low + distance for distance in data.packed(scales, w)]
     floats = [struct.unpack("<e", p.to_bytes(2, "little"))[0] for p in patterns]
-    return form & 127, floats, (dense, bitmap, entropy)[codec](data, n)
+    return form & 127, shape, floats, DECODERS[codec & 15](data, math.prod(shape))
 
 
 def test_the_roots_of_two_are_exactly_rounded() -> None:
@@ -178,6 +237,10 @@ CASES = {
     "codebook table": (np.array([-90, -7, 0, 50])[np.minimum(np.abs(laplace(3000, 1, 3)), 3).astype(int)], 8),
     "equal counts": (np.tile([-2, 5], 500), 4),
     "wide": (laplace(400, 3000, 32767), 16),
+    "block": (np.where(np.arange(3000) < 250, laplace(3000, 40, 127), 0), 8),
+    "one in sixteen": (np.where(np.arange(8192) % 16 == np.arange(8192) // 16 % 7, 1 + np.arange(8192) % 127, 0), 8),
+    "few": (np.where(np.isin(np.arange(5000), [70, 3141, 4999]), 9, 0), 5),
+    "few values": (np.resize(np.array([-90, -90, -90, -90, 7, 7, 31, 120]), 96), 8),
 }
 
 
@@ -187,18 +250,28 @@ def test_plain_python_decodes_every_form(case: str) -> None:
     channels = 2 if values.size % 2 == 0 else 1
     integers = values.astype(np.int16).reshape(channels, -1)
     scale = np.array([0.0123, 0.0119], np.float16)[:channels]
-    bit_width, floats, decoded = blob(encode_tensor(CodedTensor(integers, scale, bits)), channels, values.size)
-    assert bit_width == bits
+    bit_width, shape, floats, decoded = blob(encode_tensor(CodedTensor(integers, scale, bits)))
+    assert (bit_width, tuple(shape)) == (bits, integers.shape)
     assert floats == scale.astype(float).tolist()
     assert decoded == integers.ravel().tolist()
+
+
+@pytest.mark.parametrize("name", list(CODECS))
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(-300, 300) | st.just(0), min_size=1, max_size=120))
+def test_plain_python_decodes_every_codec(name: str, values: list[int]) -> None:
+    codec = CODECS[name]
+    assert DECODERS[codec.tag](Bytes(codec.encode(np.array(values, np.int16))), len(values)) == values
 
 
 def test_the_cases_cover_every_codec_and_form() -> None:
     seen = set()
     for values, bits in CASES.values():
-        raw = encode_tensor(CodedTensor(values.astype(np.int16).reshape(1, -1), np.ones(1, np.float16), bits))
-        seen.add((raw[0], raw[5] if raw[0] == 2 else 0))
-    assert seen == {(0, 0), (1, 0), (2, 0), (2, 1), (2, 2)}
+        data = encode_tensor(CodedTensor(values.astype(np.int16).reshape(1, -1), np.ones(1, np.float16), bits))
+        info = describe_tensor(data)
+        seen.add((info.codec, data[-info.payload_bytes] if info.codec == "entropy" else None))
+    others = {(name, None) for name in CODECS if name != "entropy"}
+    assert seen == others | {("entropy", form) for form in (0, 1, 2)}
 
 
 def test_the_documented_example() -> None:
@@ -211,7 +284,7 @@ def test_the_documented_container(tmp_path: Path) -> None:
     bias = np.array([[1.5, -2], [0, 3]], np.float32).T
     write_network(tmp_path / "net", {"task": "digits"}, {"conv": b"abc"}, {"bias": bias, "n": np.int64(7).reshape(())})
     data = (tmp_path / "net").read_bytes()
-    assert data[:6] == b"EMOMC\0" and data[6:8] == b"\1\0"
+    assert data[:6] == b"EMOMC\0" and data[6:8] == b"\2\0"
     assert int.from_bytes(data[8:12], "little") == zlib.crc32(data[12:])
     index, blobs, arrays = msgpack.unpackb(data[12:])
     header, layers, specs = msgpack.unpackb(zlib.decompress(index))

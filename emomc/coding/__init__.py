@@ -1,6 +1,6 @@
 """How weights are stored: codecs, exact sizes, the network file, and published size conventions."""
 
-from emomc.coding.blob import decode_floats, decode_tensor, encode_floats, encode_tensor
+from emomc.coding.blob import BlobInfo, decode_floats, decode_tensor, describe_tensor, encode_floats, encode_tensor
 from emomc.coding.codecs import CODECS, Codec, smallest
 from emomc.coding.container import NetworkFile, blob_cost, container_overhead, read_network, write_network
 from emomc.coding.conventions import CONVENTIONS, SizeConvention, entropy_bound, size_convention
@@ -9,6 +9,7 @@ from emomc.coding.tensor import CodedTensor
 __all__ = [
     "CODECS",
     "CONVENTIONS",
+    "BlobInfo",
     "Codec",
     "CodedTensor",
     "NetworkFile",
@@ -17,6 +18,7 @@ __all__ = [
     "container_overhead",
     "decode_floats",
     "decode_tensor",
+    "describe_tensor",
     "encode_floats",
     "encode_tensor",
     "entropy_bound",

@@ -25,7 +25,7 @@ from emomc.coding.tensor import CodedTensor
 from emomc.errors import EmomcError, unknown_name
 
 MAGIC = b"EMOMC\0"
-VERSION = 1
+VERSION = 2
 PREFIX = len(MAGIC) + 2 + 4  # magic, version, checksum
 MAX_FILE = 2**31  # bytes
 MAX_INDEX = 2**20  # bytes of header and names once inflated: a thousand layers take about 50,000
@@ -49,14 +49,22 @@ class NetworkFile:
     arrays: dict[str, NDArray[Any]]
     path: Path
 
-    def tensor(self, layer: str, shape: tuple[int, ...]) -> CodedTensor:
-        """The weight of ``layer``, whose shape the network gives; raises ``EmomcError`` naming file and layer."""
+    def tensor(self, layer: str, shape: tuple[int, ...] | None = None) -> CodedTensor:
+        """The weight of ``layer``.
+
+        Args:
+            layer: one of ``blobs``.
+            shape: that of the network's layer, if known: a file of another network is refused before it is decoded.
+
+        Raises:
+            EmomcError: naming the file, the layer, and the field that is damaged.
+        """
         if layer not in self.blobs:
             raise unknown_name(f"layer of {self.path}", layer, self.blobs)
         try:
             return decode_tensor(self.blobs[layer], shape)
         except EmomcError as error:
-            raise EmomcError(f"{self.path}: layer {layer!r} of shape {shape}: {error}") from None
+            raise EmomcError(f"{self.path}: layer {layer!r}: {error}") from None
 
 
 def write_network(
@@ -165,7 +173,10 @@ def _body(path: Path, data: bytes) -> memoryview:
         raise _bad(path, "length", f"at least {PREFIX} bytes", str(len(data)))
     version = int.from_bytes(data[len(MAGIC) : len(MAGIC) + 2], "little")
     if version != VERSION:
-        raise EmomcError(f"{path}: format version {version}: this emomc reads version {VERSION}; install a newer one.")
+        raise EmomcError(
+            f"{path}: format version {version}: this emomc reads version {VERSION}. "
+            + ("Install a newer emomc." if version > VERSION else "Repeat the command that wrote the file.")
+        )
     body = memoryview(data)[PREFIX:]
     stored, actual = int.from_bytes(data[PREFIX - 4 : PREFIX], "little"), zlib.crc32(body)
     if stored != actual:

@@ -6,9 +6,9 @@ size that is real use the length of the blobs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,19 +18,35 @@ from emomc.errors import unknown_name
 Bits = NDArray[np.float64]
 
 
+class SizeFormula(Protocol):
+    """Bits of layers; all arguments broadcast."""
+
+    def __call__(self, weights: ArrayLike, keep: ArrayLike, bit_width: ArrayLike, shared: ArrayLike = 0, /) -> Bits:
+        """Bits.
+
+        Args:
+            weights: of each layer.
+            keep: ``1 - prune_ratio``.
+            bit_width: of a stored value; of a codebook entry where values are shared.
+            shared: shared values, the codebook; 0 where there is none.
+        """
+
+
 @dataclass(frozen=True)
 class SizeConvention:
     """One formula.
 
     Attributes:
         name: how it is selected.
-        bits: ``(weights, keep, bit_width) -> bits``, with broadcasting; ``keep`` is ``1 - prune_ratio``.
+        bits: ``(weights, keep, bit_width, shared=0) -> bits``.
+        counts: what it counts, in a few words.
         decodable_from: keep fraction from which on the figure is not below ``entropy_bound``, hence could be decoded.
         source: where it was published.
     """
 
     name: str
-    bits: Callable[[ArrayLike, ArrayLike, ArrayLike], Bits]
+    bits: SizeFormula
+    counts: str
     decodable_from: float
     source: str
 
@@ -58,19 +74,38 @@ def size_convention(name: str) -> SizeConvention:
     return CONVENTIONS[name]
 
 
-def _normal(weights: ArrayLike, keep: ArrayLike, bit_width: ArrayLike) -> Bits:
-    n, p, b = _floats(weights, keep, bit_width)
-    return np.asarray(n * b + 0 * p, np.float64)  # every weight is stored, pruned or not
+# The released code of EMOMC knows no sharing: its formulas take the width of a stored value alone.
 
 
-def _csr(weights: ArrayLike, keep: ArrayLike, bit_width: ArrayLike) -> Bits:
-    n, p, b = _floats(weights, keep, bit_width)
-    return np.asarray(n * p * (b + 3), np.float64)
+def _normal(weights: ArrayLike, keep: ArrayLike, bit_width: ArrayLike, shared: ArrayLike = 0, /) -> Bits:
+    n, p, b, k = _floats(weights, keep, bit_width, shared)
+    return np.asarray(n * b + 0 * p + 0 * k, np.float64)
 
 
-def _coo(weights: ArrayLike, keep: ArrayLike, bit_width: ArrayLike) -> Bits:
-    n, p, b = _floats(weights, keep, bit_width)
-    return np.asarray(n * p * np.round(b + np.log2(n)), np.float64)
+def _csr(weights: ArrayLike, keep: ArrayLike, bit_width: ArrayLike, shared: ArrayLike = 0, /) -> Bits:
+    n, p, b, k = _floats(weights, keep, bit_width, shared)
+    return np.asarray(n * p * (b + 3) + 0 * k, np.float64)
+
+
+def _coo(weights: ArrayLike, keep: ArrayLike, bit_width: ArrayLike, shared: ArrayLike = 0, /) -> Bits:
+    n, p, b, k = _floats(weights, keep, bit_width, shared)
+    return np.asarray(n * p * np.round(b + np.log2(n)) + 0 * k, np.float64)
+
+
+def _dupuis(weights: ArrayLike, keep: ArrayLike, bit_width: ArrayLike, shared: ArrayLike = 0, /) -> Bits:
+    """``n ceil(log2 K) + K B``; zeros are one of the K."""
+    n, p, b, k = _floats(weights, keep, bit_width, shared)
+    return np.asarray(n * _index_bits(b, k) + k * b + 0 * p, np.float64)
+
+
+def _haq(weights: ArrayLike, keep: ArrayLike, bit_width: ArrayLike, shared: ArrayLike = 0, /) -> Bits:
+    """``n p ceil(log2 K)``: no codebook, and nothing that says which weights are kept."""
+    n, p, b, k = _floats(weights, keep, bit_width, shared)
+    return np.asarray(n * p * _index_bits(b, k), np.float64)
+
+
+def _index_bits(bit_width: Bits, shared: Bits) -> Bits:
+    return np.where(shared > 0, np.ceil(np.log2(np.maximum(shared, 1))), bit_width)
 
 
 def _floats(*values: ArrayLike) -> tuple[Bits, ...]:
@@ -83,10 +118,25 @@ CONVENTIONS: MappingProxyType[str, SizeConvention] = MappingProxyType(
     {
         convention.name: convention
         for convention in (
-            SizeConvention("emomc-normal", _normal, 0.0, _EMOMC),
+            SizeConvention("emomc-normal", _normal, "every weight, pruned or not", 0.0, _EMOMC),
             # Three index bits cannot tell where the kept weights are: 3 p < H(p) below this keep fraction.
-            SizeConvention("emomc-csr", _csr, 0.28925, _EMOMC),
-            SizeConvention("emomc-coo", _coo, 0.0, _EMOMC),
+            SizeConvention("emomc-csr", _csr, "kept weights and 3 bits each", 0.28925, _EMOMC),
+            SizeConvention("emomc-coo", _coo, "kept weights and log2 n bits each", 0.0, _EMOMC),
+            SizeConvention(
+                "dupuis",
+                _dupuis,
+                "an index for every weight, and the codebook",
+                0.0,
+                "Dupuis et al., ASP-DAC 2022, released code; its codebooks have 32-bit entries",
+            ),
+            # Which weights are kept is not counted at all, so that only dense layers could be decoded.
+            SizeConvention(
+                "haq",
+                _haq,
+                "kept weights alone, no codebook and no positions",
+                1.0,
+                "Wang et al., CVPR 2019 (HAQ), released code",
+            ),
         )
     }
 )

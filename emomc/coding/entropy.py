@@ -36,6 +36,22 @@ class _Plan:
     bits: float
 
 
+class Entropy:
+    """Asymmetric numeral system under a compactly stored model of the values."""
+
+    name = "entropy"
+    tag = 2
+
+    def encode(self, values: NDArray[np.signedinteger]) -> bytes:
+        return encode_entropy(values)
+
+    def decode(self, data: bytes, count: int) -> NDArray[np.int16]:
+        return decode_entropy(data, count)
+
+    def bits(self, values: NDArray[np.signedinteger]) -> int:
+        return 8 * len(encode_entropy(values))
+
+
 def encode_entropy(values: NDArray[np.signedinteger]) -> bytes:
     """Flat ``values`` as: form byte, model parameters, coded stream; the form with the fewest bits."""
     symbols, counts = histogram(values)

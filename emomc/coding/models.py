@@ -77,12 +77,12 @@ def fit_bell(counts: NDArray[np.int64]) -> tuple[int, int]:
     slope, curve = 128, 128
     for step, reach in ((16, 8), (4, 4), (1, 4)):
         grid = step * np.arange(-reach, reach + 1)
-        a = np.clip(slope + grid, 0, 255)[:, None]
-        b = np.clip(curve + grid, 0, 255)[None, :]
-        octaves = (a[..., None] ** 2 * nodes + b[..., None] ** 2 * nodes**2) / 1024
-        bits = n * np.log2(np.exp2(-octaves).sum(-1)) + (a**2 * m1 + b**2 * m2) / 1024
+        a, b = np.clip(slope + grid, 0, 255), np.clip(curve + grid, 0, 255)
+        octaves_a, octaves_b = a**2 / 1024, b**2 / 1024
+        total = np.exp2(-np.outer(octaves_a, nodes)) @ np.exp2(-np.outer(octaves_b, nodes**2)).T
+        bits = n * np.log2(total) + (octaves_a * m1)[:, None] + octaves_b * m2
         i, j = np.unravel_index(int(np.argmin(bits)), bits.shape)
-        slope, curve = int(a[i, 0]), int(b[0, j])
+        slope, curve = int(a[i]), int(b[j])
     return slope, curve
 
 

@@ -17,20 +17,22 @@ def packed_length(count: int, width: int) -> int:
 
 
 def pack_bits(values: NDArray[np.integer], width: int) -> bytes:
-    """Unsigned values below ``2**width`` (width 0 to 16), flat, as a bit string filled from each byte's low end."""
+    """Unsigned values below ``2**width`` (width 0 to 32), flat, as a bit string filled from each byte's low end."""
     if width == 0:
         return b""
+    kind = _kind(width)
     blocks = []
     for start in range(0, values.size, _BLOCK):
-        octets = values[start : start + _BLOCK].astype("<u2").view(np.uint8).reshape(-1, 2)
+        octets = values[start : start + _BLOCK].astype(kind).view(np.uint8).reshape(-1, kind.itemsize)
         bits = np.unpackbits(octets, axis=1, count=width, bitorder="little")
         blocks.append(np.packbits(bits, bitorder="little").tobytes())
     return b"".join(blocks)
 
 
-def unpack_bits(data: bytes, count: int, width: int) -> NDArray[np.uint16]:
+def unpack_bits(data: bytes, count: int, width: int) -> NDArray[np.unsignedinteger]:
     """Inverse of ``pack_bits``: ``(count,)`` values from ``packed_length(count, width)`` bytes."""
-    values = np.zeros(count, np.uint16)
+    kind = _kind(width)
+    values = np.zeros(count, kind)
     if width == 0:
         return values
     packed = np.frombuffer(data, np.uint8)
@@ -38,10 +40,14 @@ def unpack_bits(data: bytes, count: int, width: int) -> NDArray[np.uint16]:
         size = min(_BLOCK, count - start)
         chunk = packed[start * width // 8 :][: packed_length(size, width)]
         bits = np.unpackbits(chunk, count=size * width, bitorder="little").reshape(size, width)
-        octets = np.zeros((size, 2), np.uint8)
+        octets = np.zeros((size, kind.itemsize), np.uint8)
         octets[:, : (width + 7) // 8] = np.packbits(bits, axis=1, bitorder="little")
-        values[start : start + size] = octets.view("<u2")[:, 0]
+        values[start : start + size] = octets.view(kind)[:, 0]
     return values
+
+
+def _kind(width: int) -> np.dtype[np.unsignedinteger]:
+    return np.dtype("<u2" if width <= 16 else "<u4")
 
 
 def varint(value: int) -> bytes:
@@ -65,26 +71,34 @@ class Reader:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._position = 0
+        self.position = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes that have not been read."""
+        return len(self._data) - self.position
 
     def take(self, length: int, field: str) -> bytes:
         """The next ``length`` bytes."""
-        end = self._position + length
-        if end > len(self._data):
-            left = len(self._data) - self._position
-            raise damaged(field, f"{length} bytes", f"{left} left")
-        taken = self._data[self._position : end]
-        self._position = end
+        if length > self.left:
+            raise damaged(field, f"{length} bytes", f"{self.left} left")
+        taken = self._data[self.position : self.position + length]
+        self.position += length
         return taken
 
     def rest(self) -> bytes:
         """Everything that has not been read."""
-        return self.take(len(self._data) - self._position, "rest")
+        return self.take(self.left, "rest")
 
     def byte(self, field: str, highest: int = 255) -> int:
         """One byte, at most ``highest``."""
         value = self.take(1, field)[0]
         return _at_most(value, highest, field)
+
+    def nibbles(self, field: str) -> tuple[int, int]:
+        """The low and the high half of one byte."""
+        value = self.byte(field)
+        return value & 15, value >> 4
 
     def varint(self, field: str, highest: int = MAX_VARINT) -> int:
         """One unsigned variable-length integer, at most ``highest``."""
@@ -101,15 +115,14 @@ class Reader:
         code = self.varint(field, 2 * highest)
         return -(code + 1) // 2 if code & 1 else code // 2
 
-    def packed(self, count: int, width: int, field: str) -> NDArray[np.uint16]:
+    def packed(self, count: int, width: int, field: str) -> NDArray[np.unsignedinteger]:
         """``count`` values of ``width`` bits; the length is checked before anything is allocated."""
         return unpack_bits(self.take(packed_length(count, width), field), count, width)
 
     def end(self, field: str) -> None:
         """Nothing may follow."""
-        left = len(self._data) - self._position
-        if left:
-            raise damaged(field, "the end of the data", f"{left} more bytes")
+        if self.left:
+            raise damaged(field, "the end of the data", f"{self.left} more bytes")
 
 
 def damaged(field: str, expected: str, found: str) -> EmomcError:

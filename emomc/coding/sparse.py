@@ -1,0 +1,150 @@
+"""Codecs that list the non-zero values and say where each lies: relative index, compressed rows, coordinates."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emomc.coding.dense import Decoded, Dense, Integers, Widths
+from emomc.coding.wire import Reader, damaged, pack_bits, packed_length, varint
+
+Positions = NDArray[np.int64]
+_WIDEST_INDEX = 16  # bits of a relative index, and of a column
+
+
+class RelativeIndex:
+    """Before every non-zero value the number of zeros, in ``w`` bits; a longer run takes filler zeros.
+
+    The sparse form of Deep Compression (Han et al., ICLR 2016), with the ``w`` that is best for the tensor. What
+    follows the last non-zero value is not stored.
+    """
+
+    name = "relative-index"
+    tag = 3
+
+    def encode(self, values: Integers) -> bytes:
+        positions = np.flatnonzero(values)
+        width, _ = self._plan(values, positions)
+        runs = _runs(positions)
+        ends = np.cumsum((runs >> width) + 1) - 1  # where the non-zero values stand among the entries
+        entries = int(ends[-1]) + 1 if ends.size else 0
+        index = np.full(entries, (1 << width) - 1, np.int64)
+        index[ends] = runs & ((1 << width) - 1)
+        listed = np.zeros(entries, np.int16)
+        listed[ends] = values[positions]
+        return varint(entries) + bytes([width]) + pack_bits(index, width) + Dense().encode(listed)
+
+    def decode(self, data: bytes, count: int) -> Decoded:
+        reader = Reader(data)
+        entries = reader.varint("number of entries", count)
+        width = reader.byte("index width", _WIDEST_INDEX)
+        runs = reader.packed(entries, width, "indices")
+        positions = np.cumsum(runs, dtype=np.int64) + np.arange(entries)
+        return _scatter(positions, Dense().decode(reader.rest(), entries), count)
+
+    def bits(self, values: Integers) -> int:
+        return 8 * self._plan(values, np.flatnonzero(values))[1]
+
+    @staticmethod
+    def _plan(values: Integers, positions: Positions) -> tuple[int, int]:
+        """The index width with the fewest bytes, and these."""
+        runs, kept = _runs(positions), values[positions]
+        plain, filled = Widths.of(kept), Widths.of(np.append(kept, np.zeros(1, kept.dtype)))
+        plans = []
+        for width in range(min(int(runs.max(initial=0)).bit_length(), _WIDEST_INDEX) + 1):
+            fillers = int((runs >> width).sum())
+            entries = positions.size + fillers
+            listed = (filled if fillers else plain).length(entries)
+            plans.append((width, len(varint(entries)) + 1 + packed_length(entries, width) + listed))
+        return min(plans, key=lambda plan: plan[1])
+
+
+class CompressedRows:
+    """The columns of the non-zero values, row by row, and how many each row has: compressed sparse rows (CSR).
+
+    A row is ``2**w`` weights in storage order, with the ``w`` that is best for the tensor. Row pointers are stored as
+    their differences, in as many bits as the fullest row needs.
+    """
+
+    name = "csr"
+    tag = 4
+
+    def encode(self, values: Integers) -> bytes:
+        positions = np.flatnonzero(values)
+        width, _ = self._plan(values, positions)
+        filled = np.bincount(positions >> width, minlength=_rows(values.size, width))
+        pointer_width = int(filled.max(initial=0)).bit_length()
+        head = bytes([width, pointer_width]) + pack_bits(filled, pointer_width)
+        return head + pack_bits(positions & ((1 << width) - 1), width) + Dense().encode(values[positions])
+
+    def decode(self, data: bytes, count: int) -> Decoded:
+        reader = Reader(data)
+        width = reader.byte("column width", _WIDEST_INDEX)
+        pointer_width = reader.byte("row width", _WIDEST_INDEX + 1)
+        filled = reader.packed(_rows(count, width), pointer_width, "rows").astype(np.int64)
+        kept = int(filled.sum())
+        if kept > count:
+            raise damaged("rows", f"at most {count} values", str(kept))
+        columns = reader.packed(kept, width, "columns")
+        positions = (np.repeat(np.arange(filled.size), filled) << width) + columns
+        return _scatter(positions, Dense().decode(reader.rest(), kept), count)
+
+    def bits(self, values: Integers) -> int:
+        return 8 * self._plan(values, np.flatnonzero(values))[1]
+
+    @staticmethod
+    def _plan(values: Integers, positions: Positions) -> tuple[int, int]:
+        """The column width with the fewest bytes, and these."""
+        listed = Dense().bits(values[positions]) // 8
+        plans = []
+        for width in range(1, min(max(values.size - 1, 1).bit_length(), _WIDEST_INDEX) + 1):
+            rows = _rows(values.size, width)
+            fullest = int(np.bincount(positions >> width, minlength=1).max())
+            pointers = packed_length(rows, fullest.bit_length())
+            plans.append((width, 2 + pointers + packed_length(positions.size, width) + listed))
+        return min(plans, key=lambda plan: plan[1])
+
+
+class Coordinates:
+    """The position of every non-zero value in ``ceil(log2 count)`` bits, then the values (COO)."""
+
+    name = "coo"
+    tag = 5
+
+    def encode(self, values: Integers) -> bytes:
+        positions = np.flatnonzero(values)
+        listed = pack_bits(positions, _position_width(values.size))
+        return varint(positions.size) + listed + Dense().encode(values[positions])
+
+    def decode(self, data: bytes, count: int) -> Decoded:
+        reader = Reader(data)
+        kept = reader.varint("number of values", count)
+        positions = reader.packed(kept, _position_width(count), "positions").astype(np.int64)
+        return _scatter(positions, Dense().decode(reader.rest(), kept), count)
+
+    def bits(self, values: Integers) -> int:
+        kept = values[values != 0]
+        listed = packed_length(kept.size, _position_width(values.size))
+        return 8 * (len(varint(kept.size)) + listed) + Dense().bits(kept)
+
+
+def _runs(positions: Positions) -> Positions:
+    """Zeros before each non-zero value."""
+    return np.diff(positions, prepend=-1) - 1
+
+
+def _rows(count: int, width: int) -> int:
+    return -(-count >> width)
+
+
+def _position_width(count: int) -> int:
+    return max(count - 1, 0).bit_length()
+
+
+def _scatter(positions: Positions, listed: Decoded, count: int) -> Decoded:
+    """Values at ascending positions, zeros elsewhere."""
+    if positions.size and (positions[-1] >= count or np.any(positions[1:] <= positions[:-1])):
+        raise damaged("positions", f"ascending numbers below {count}", "others")
+    values = np.zeros(count, np.int16)
+    values[positions] = listed
+    return values
