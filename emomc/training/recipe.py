@@ -1,0 +1,99 @@
+"""How a network is trained: plain values that are compared when a training is resumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from emomc.errors import EmomcError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train; exactly one of the three is given.
+
+    Steps and epochs give the same network on every run on one machine's CPU. A budget of minutes ends on time whatever
+    the machine's speed, and the number of steps, hence the network, differs from run to run.
+
+    Attributes:
+        steps: optimizer steps.
+        epochs: passes over the training images; a fraction is a part of a pass.
+        minutes: of training, interruptions not counted.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.steps, self.epochs, self.minutes) if value is not None]
+        if len(given) != 1 or given[0] <= 0:
+            raise EmomcError(f"{self}: give exactly one of steps, epochs and minutes, above 0.")
+
+    def planned_steps(self, images: int, batch: int) -> int | None:
+        """Steps in all, at least one; None where time decides."""
+        if self.epochs is not None:
+            return max(1, round(self.epochs * images / batch))
+        return self.steps
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images.
+
+    Attributes:
+        shift: pixels that an image may move in each direction, zeros moving in: the random crop of He et al. 2016.
+        flip: whether an image may be mirrored left to right.
+    """
+
+    shift: int = 0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the weights move. The learning rate rises linearly, then falls as half a cosine to zero.
+
+    Attributes:
+        optimizer: ``"sgd"`` with Nesterov momentum 0.9, or ``"adamw"``.
+        learning_rate: the highest.
+        batch: images a step.
+        weight_decay: of weights with two or more axes; biases and batch norms have none.
+        warmup: share of the budget in which the rate rises.
+        label_smoothing: share of the target that is spread over all classes.
+        distillation: weight of the teacher's output in the loss, 0 to 1; the labels have the rest.
+        temperature: of the softmax that teacher and network are compared at.
+        clip: largest norm of the gradient; a longer one is shortened to it.
+        precision: ``"float32"``, ``"bfloat16"`` (autocast), or ``"auto"``: bfloat16 on a GPU that has it.
+        augmentation: of the images.
+        seed: of order, augmentation, dropout and sampled configurations.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.01
+    batch: int = 128
+    weight_decay: float = 5e-4
+    warmup: float = 0.05
+    label_smoothing: float = 0.0
+    distillation: float = 0.0
+    temperature: float = 2.0
+    clip: float = 5.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    augmentation: Augmentation = Augmentation()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        allowed = {"optimizer": ("sgd", "adamw"), "precision": ("auto", "float32", "bfloat16")}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise EmomcError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(values)}.")
+        for name in ("learning_rate", "batch", "temperature", "clip"):
+            if not getattr(self, name) > 0:
+                raise EmomcError(f"{name} is {getattr(self, name)}; expected a number above 0.")
+        for name in ("warmup", "label_smoothing", "distillation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise EmomcError(f"{name} is {getattr(self, name)}; expected a fraction from 0 to 1.")
+
+    def differences(self, other: Recipe) -> list[str]:
+        """Names of the fields in which two recipes differ."""
+        return [field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)]

@@ -1,0 +1,320 @@
+"""The training loop: what it learns, that it resumes to the last bit, and what it does when things go wrong."""
+
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from emomc.accuracy.splits import Normalisation, Split
+from emomc.errors import EmomcError
+from emomc.training import Augmentation, Budget, GrowZeros, KeepZeros, Recipe, fit, zero_masks
+from emomc.training.augment import augment
+from emomc.training.loss import Loss
+
+STEPS = Budget(steps=12)
+RECIPE = Recipe(batch=16, learning_rate=0.05, augmentation=Augmentation(shift=1, flip=True))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(0.2)
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.conv(x))).mean((2, 3))
+        return self.linear(self.drop(x))
+
+
+def network(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Net().eval()
+
+
+def images(n: int = 200) -> Split:
+    """Class c is brighter in channel c, or dark: learnt in a few steps."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(n) % 4
+    stored = torch.randint(0, 120, (n, 3, 6, 6), generator=generator)
+    for channel in range(3):
+        stored[targets == channel, channel] += 100
+    return Split(stored.to(torch.uint8), targets, Normalisation((0.3,) * 3, (0.2,) * 3))
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def error(module: nn.Module, split: Split) -> float:
+    with torch.no_grad():
+        return float((module(split.inputs).argmax(1) != split.targets).float().mean())
+
+
+def test_it_learns_leaves_the_start_alone_and_repeats_exactly() -> None:
+    start, before = network(), network()
+    first = fit(start, images(), RECIPE, Budget(epochs=5))
+    assert same(start, before)
+    assert error(first.module, images()) < 0.05 < 0.5 < error(start, images())
+    assert not first.module.training
+    assert first.progress.seen == 992  # 62 steps of 16: five passes, to the nearest step
+    assert same(first.module, fit(start, images(), RECIPE, Budget(epochs=5)).module)
+    assert not same(first.module, fit(start, images(), Recipe(**{**vars(RECIPE), "seed": 1}), Budget(epochs=5)).module)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_interrupted_anywhere_it_goes_on_to_the_same_bits(tmp_path: Path, optimizer: str) -> None:
+    recipe = Recipe(**{**vars(RECIPE), "optimizer": optimizer, "distillation": 0.5})
+    whole = fit(network(), images(), recipe, STEPS, teacher=network(1))
+    path = tmp_path / "net.pt"
+    for stop in (1, 5, 11):
+
+        def tell(what: str, done: int, total: int, stop: int = stop) -> None:
+            if done == stop * 16:
+                signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(network(), images(), recipe, STEPS, teacher=network(1), path=path, tell=tell)
+        assert torch.load(path, weights_only=True)["training"]["steps"] == stop
+    resumed = fit(network(), images(), recipe, STEPS, teacher=network(1), path=path)
+    assert same(whole.module, resumed.module)
+    assert resumed.progress.steps == 12
+    again = fit(network(), images(), recipe, STEPS, teacher=network(1), path=path)  # finished: nothing left to do
+    assert same(again.module, whole.module)
+    assert again.progress == resumed.progress
+
+
+KILLED = """
+import sys, time, tests.test_training as t
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+def tell(what, done, total):
+    print(done, flush=True)
+    time.sleep(0.05)
+t.fit(t.network(), t.images(), t.RECIPE, t.STEPS, path=Path(sys.argv[1]), save_every=0.0, tell=tell)
+"""
+
+
+def test_killed_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole = fit(network(), images(), RECIPE, STEPS)
+        child = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        while child.stdout.readline().strip() != str(4 * 16):
+            assert child.poll() is None
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        assert 3 <= torch.load(path, weights_only=True)["training"]["steps"] < 12
+        resumed = fit(network(), images(), RECIPE, STEPS, path=path)
+    finally:
+        torch.set_num_threads(threads)
+    assert same(whole.module, resumed.module)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    fit(network(), images(), RECIPE, Budget(steps=1), path=path)
+    other = Net()
+    other.linear = nn.Linear(8, 5)
+    with pytest.raises(EmomcError, match="another architecture: 'linear.bias' differs"):
+        fit(other.eval(), images(), RECIPE, Budget(steps=1), path=path)
+    with pytest.raises(EmomcError, match="of another training"):
+        fit(network(1), images(), RECIPE, Budget(steps=1), path=path)
+    with pytest.raises(EmomcError, match="of another training"):
+        fit(network(), images(), RECIPE, Budget(steps=2), path=path)
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(EmomcError, match="cannot be|no training that can be continued"):
+        fit(network(), images(), RECIPE, Budget(steps=1), path=path)
+
+
+def test_a_budget_shorter_than_an_epoch_goes_through_the_whole_schedule() -> None:
+    trained = fit(network(), images(), RECIPE, Budget(epochs=0.25))
+    assert trained.progress.steps == 3
+    assert error(trained.module, images()) < error(network(), images())
+    assert fit(network(), images(), RECIPE, Budget(epochs=0.001)).progress.steps == 1
+
+
+def test_a_budget_of_minutes_ends_on_time() -> None:
+    start = time.monotonic()
+    trained = fit(network(), images(), RECIPE, Budget(minutes=0.01))
+    assert 0.6 <= trained.progress.seconds < 2
+    assert time.monotonic() - start < 3
+    assert trained.progress.stopped == "budget spent"
+
+
+class Exploding(Net):
+    """Its loss becomes NaN after some steps, as that of a training that diverges."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.register_buffer("left", torch.tensor(steps))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        if self.training:
+            self.left -= 1
+        return y if int(self.left) >= 0 else y * math.nan
+
+
+def test_a_training_that_diverges_keeps_the_last_good_state(tmp_path: Path) -> None:
+    heard: list[str] = []
+    path = tmp_path / "net.pt"
+    trained = fit(Exploding(7).eval(), images(), RECIPE, STEPS, path=path, notice=heard.append)
+    assert trained.progress.stopped == "diverged"
+    assert trained.progress.steps == 7
+    assert "diverged after 7 steps" in heard[0]
+    assert "learning rate below 0.05" in heard[0]
+    stored = torch.load(path, weights_only=True)["state_dict"]
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in stored.values())
+    with pytest.raises(EmomcError, match="not finite on the first images"):
+        fit(Exploding(0).eval(), images(), RECIPE, STEPS)
+
+
+def test_a_real_explosion_is_caught() -> None:
+    recipe = Recipe(batch=16, learning_rate=1e30, warmup=0.0, clip=1e30)
+    trained = fit(network(), images(), recipe, Budget(steps=50))
+    assert trained.progress.stopped == "diverged"
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in trained.module.state_dict().values())
+
+
+class Hungry(Net):
+    """Has memory for a few images only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 5:
+            raise torch.OutOfMemoryError
+        return super().forward(x)
+
+
+def test_out_of_memory_halves_the_batch() -> None:
+    heard: list[str] = []
+    trained = fit(Hungry().eval(), images(), RECIPE, STEPS, notice=heard.append)
+    assert trained.progress.batch == 4
+    assert trained.progress.seen == 12 * 16
+    assert [message.split(":")[0] for message in heard] == ["out of memory"] * 2
+    assert "4 images a step" in heard[1]
+
+
+class Insatiable(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+
+def test_a_gpu_without_room_for_two_images_is_an_error() -> None:
+    with pytest.raises(EmomcError, match="out of memory with 2 images"):
+        fit(Insatiable().eval(), images(), RECIPE, STEPS)
+
+
+def pruned() -> nn.Module:
+    module = network()
+    with torch.no_grad():
+        weight = module.get_parameter("conv.weight")
+        weight[weight.abs() < weight.abs().median()] = 0
+    return module
+
+
+def test_zeros_stay_and_the_others_move() -> None:
+    start = pruned()
+    trained = fit(start, images(), RECIPE, STEPS, regime=KeepZeros(zero_masks(start)))
+    before, after = (module.get_parameter("conv.weight") for module in (start, trained.module))
+    assert torch.equal(before == 0, after == 0)
+    assert not bool((before == after)[before != 0].any())
+    assert set(zero_masks(start)) == {"conv.weight"}  # dense layers have no mask
+
+
+def test_zeros_grow_to_the_ratio_and_resume(tmp_path: Path) -> None:
+    regime = GrowZeros({"conv.weight": 0.75, "linear.weight": 0.5})
+    seen: list[float] = []
+    path = tmp_path / "net.pt"
+
+    def tell(what: str, done: int, total: int) -> None:
+        if done == 5 * 16:
+            signal.raise_signal(signal.SIGINT)
+
+    whole = fit(network(), images(), RECIPE, STEPS, regime=regime)
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), images(), RECIPE, STEPS, regime=regime, path=path, tell=tell)
+    state = torch.load(path, weights_only=True)["state_dict"]
+    seen.append(float((state["conv.weight"] == 0).float().mean()))
+    resumed = fit(network(), images(), RECIPE, STEPS, regime=GrowZeros(regime.ratios), path=path)
+    assert same(whole.module, resumed.module)
+    seen.append(float((resumed.module.get_parameter("conv.weight") == 0).float().mean()))
+    assert 0.4 < seen[0] < seen[1] == 0.75
+    assert float((resumed.module.get_parameter("linear.weight") == 0).float().mean()) == 0.5
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 3), st.booleans(), st.integers(3, 6), st.integers(2, 5), st.integers(0, 99))
+def test_augmentation_shows_every_image_shifted_or_mirrored(
+    n: int, shift: int, flip: bool, height: int, width: int, seed: int
+) -> None:
+    original = torch.randint(1, 255, (n, 2, height, width), generator=torch.Generator().manual_seed(seed))
+    result = augment(original, Augmentation(shift, flip), torch.Generator().manual_seed(seed))
+    assert result.shape == original.shape
+    for before, after in zip(original, result, strict=True):
+        candidates = []
+        for dy in range(-shift, shift + 1):
+            for dx in range(-shift, shift + 1):
+                moved = torch.zeros_like(before)
+                for y in range(height):
+                    for x in range(width):
+                        if 0 <= y + dy < height and 0 <= x + dx < width:
+                            moved[:, y, x] = before[:, y + dy, x + dx]
+                candidates += [moved, moved.flip(2)] if flip else [moved]
+        assert any(torch.equal(after, candidate) for candidate in candidates)
+
+
+def test_augmentation_uses_every_shift_and_both_directions() -> None:
+    picture = torch.arange(1, 10).reshape(1, 1, 3, 3).repeat(400, 1, 1, 1)
+    found = augment(picture, Augmentation(1, True), torch.Generator().manual_seed(0))
+    assert len({tuple(image.flatten().tolist()) for image in found}) == 18
+
+
+def test_the_loss_is_labels_and_teacher_in_the_shares_given() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, teacher = torch.randn(2, 5, 3, generator=generator).double()
+    targets = torch.tensor([0, 1, 2, 0, 1])
+    recipe = Recipe(distillation=0.25, temperature=3.0, label_smoothing=0.1)
+    p, q = torch.softmax(teacher / 3, 1), torch.softmax(logits / 3, 1)
+    expected_teacher = 9 * (p * (p / q).log()).sum(1).mean()
+    smooth = torch.full((5, 3), 0.1 / 3, dtype=torch.float64)
+    smooth[torch.arange(5), targets] += 0.9
+    expected_labels = -(smooth * torch.log_softmax(logits, 1)).sum(1).mean()
+    expected = 0.75 * expected_labels + 0.25 * expected_teacher
+    assert float(Loss(recipe, targets, teacher)(logits)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(Loss(recipe, targets)(logits)) == pytest.approx(float(expected_labels), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (lambda: Budget(), "exactly one"),
+        (lambda: Budget(steps=1, minutes=2), "exactly one"),
+        (lambda: Budget(epochs=0), "above 0"),
+        (lambda: Recipe(learning_rate=0), "learning_rate is 0"),
+        (lambda: Recipe(distillation=2), "fraction from 0 to 1"),
+        (lambda: Recipe(optimizer="adam"), "sgd, adamw"),  # type: ignore[arg-type]
+        (lambda: GrowZeros({"conv.weight": 1.0}), "below 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(what: object, message: str) -> None:
+    with pytest.raises(EmomcError, match=message):
+        what()  # type: ignore[operator]
