@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from emomc.network import Network, trace
     from emomc.operators import genome_operators, lagrangian_seeds, uniform_ladder
     from emomc.problems import Batch, CompressionProblem, Constraint, Objective, objective, parse_constraint
-    from emomc.problems.tasks import Task, load_task, task_names
+    from emomc.problems.tasks import Task, TrainingData, load_task, task_names
     from emomc.run import Options, Outcome, Session, run_search
     from emomc.search import front_of, hypervolume
+    from emomc.training import Augmentation, Budget, KeepZeros, Recipe, fit, zero_masks
 
 _HOMES = {
     "emomc.accuracy": ("Measurement", "Settings", "Split", "Splits"),
@@ -32,32 +33,39 @@ _HOMES = {
     "emomc.network": ("Network", "trace"),
     "emomc.operators": ("genome_operators", "lagrangian_seeds", "uniform_ladder"),
     "emomc.problems": ("Batch", "CompressionProblem", "Constraint", "Objective", "objective", "parse_constraint"),
-    "emomc.problems.tasks": ("Task", "load_task", "task_names"),
+    "emomc.problems.tasks": ("Task", "TrainingData", "load_task", "task_names"),
     "emomc.run": ("Options", "Outcome", "Session", "run_search"),
     "emomc.search": ("front_of", "hypervolume"),
+    "emomc.training": ("Augmentation", "Budget", "KeepZeros", "Recipe", "fit", "zero_masks"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Augmentation",
     "Batch",
+    "Budget",
     "CompressionProblem",
     "Configuration",
     "Constraint",
     "CostModel",
     "EmomcError",
     "Gene",
+    "KeepZeros",
     "Measurement",
     "Network",
     "Objective",
     "Options",
     "Outcome",
+    "Recipe",
     "SearchSpace",
     "Session",
     "Settings",
     "Split",
     "Splits",
     "Task",
+    "TrainingData",
     "accelerators",
+    "fit",
     "front_of",
     "genome_operators",
     "hypervolume",
@@ -72,6 +80,7 @@ __all__ = [
     "task_names",
     "trace",
     "uniform_ladder",
+    "zero_masks",
 ]
 
 

@@ -267,3 +267,21 @@ def test_published_accuracy_on_the_test_images(function: str, correct: int) -> N
         )
     # A logit on the border may fall to the other side with another machine's order of summation.
     assert abs(10_000 - wrong - correct) <= 3
+
+
+def test_training_images_are_all_those_that_no_split_has(folder: Path) -> None:
+    task = load_task(TASK, data=folder)
+    assert task.training is not None
+    rest = task.training.load()
+    assert len(rest) == 4600 - 512 - 2000 - 2000
+    parts = [task.splits.calibration, task.splits.selection, task.splits.validation, rest]
+    together = torch.cat([part.stored for part in parts]).flatten(1).numpy()
+    assert len({row.tobytes() for row in together}) == 4600
+    assert rest.normalisation == task.splits.test.normalisation
+
+
+def test_an_untrained_network_needs_no_checkpoint(folder: Path) -> None:
+    (folder / "checkpoints" / "resnet20-12fca82f.th").unlink()
+    with pytest.raises(EmomcError, match="no checkpoint"):
+        load_task(TASK, data=folder)
+    assert load_task(TASK, data=folder, untrained=True).module is not None

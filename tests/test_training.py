@@ -68,7 +68,8 @@ def test_it_learns_leaves_the_start_alone_and_repeats_exactly() -> None:
     start, before = network(), network()
     first = fit(start, images(), RECIPE, Budget(epochs=5))
     assert same(start, before)
-    assert error(first.module, images()) < 0.05 < 0.5 < error(start, images())
+    assert error(first.module, images()) < 0.05
+    assert error(start, images()) > 0.5
     assert not first.module.training
     assert first.progress.seen == 992  # 62 steps of 16: five passes, to the nearest step
     assert same(first.module, fit(start, images(), RECIPE, Budget(epochs=5)).module)
@@ -134,14 +135,14 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     fit(network(), images(), RECIPE, Budget(steps=1), path=path)
     other = Net()
     other.linear = nn.Linear(8, 5)
-    with pytest.raises(EmomcError, match="another architecture: 'linear.bias' differs"):
+    with pytest.raises(EmomcError, match=r"another architecture: 'linear.bias' differs"):
         fit(other.eval(), images(), RECIPE, Budget(steps=1), path=path)
     with pytest.raises(EmomcError, match="of another training"):
         fit(network(1), images(), RECIPE, Budget(steps=1), path=path)
     with pytest.raises(EmomcError, match="of another training"):
         fit(network(), images(), RECIPE, Budget(steps=2), path=path)
     path.write_bytes(b"no checkpoint")
-    with pytest.raises(EmomcError, match="cannot be|no training that can be continued"):
+    with pytest.raises(EmomcError, match="no training that can be continued"):
         fit(network(), images(), RECIPE, Budget(steps=1), path=path)
 
 
@@ -306,7 +307,7 @@ def test_the_loss_is_labels_and_teacher_in_the_shares_given() -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        (lambda: Budget(), "exactly one"),
+        (Budget, "exactly one"),
         (lambda: Budget(steps=1, minutes=2), "exactly one"),
         (lambda: Budget(epochs=0), "above 0"),
         (lambda: Recipe(learning_rate=0), "learning_rate is 0"),

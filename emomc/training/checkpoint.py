@@ -88,6 +88,7 @@ def load_training(
         raise EmomcError(f"{path} holds another architecture: {differing[0]!r} differs. {elsewhere}")
     if found != (_VERSION, key):
         raise EmomcError(
-            f"{path} is of another training: it started from other weights, or with other settings or images. {elsewhere}"
+            f"{path} is of another training: it started from other weights, or with other settings or images. "
+            f"{elsewhere}"
         )
     return state, progress, optimizer

@@ -20,7 +20,7 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
         yield asked.is_set
         return
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(_: int, __: FrameType | None) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()

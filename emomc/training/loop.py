@@ -154,11 +154,11 @@ class _Run:
         """Train to the end of the budget."""
         if not self.progress.stopped:
             with torch.random.fork_rng(), _training_mode(self.module), deferred_interrupt() as interrupted:
-                while not self.progress.stopped:
-                    self._advance()
-                    saver.save(self, if_due=not (self.progress.stopped or interrupted()))
-                    if interrupted() and not self.progress.stopped:
+                while self._advance():
+                    saver.save(self, if_due=not interrupted())
+                    if interrupted():
                         raise KeyboardInterrupt
+                saver.save(self)
         return Trained(copy.deepcopy(self.module).cpu().eval(), self.progress)
 
     def fraction(self) -> float:
@@ -168,21 +168,23 @@ class _Run:
         assert self.budget.minutes is not None
         return self.progress.seconds / (60 * self.budget.minutes)
 
-    def _advance(self) -> None:
-        """One step, or what it takes to make the next one possible."""
+    def _advance(self) -> bool:
+        """One step, or what it takes to make the next one possible; False at the end."""
         start = time.monotonic()
         try:
             done = self._step(self.fraction())
         except torch.OutOfMemoryError:
             self._halve()
-            return
+            return True
         if not done:
             self._diverged()
-            return
+            return False
         self.progress.seconds += time.monotonic() - start
         self._report()
-        if self.fraction() >= 1:
-            self.progress.stopped = "budget spent"
+        if self.fraction() < 1:
+            return True
+        self.progress.stopped = "budget spent"
+        return False
 
     def _step(self, fraction: float) -> bool:
         """One step; False where loss or gradient is not finite, and nothing has moved."""
@@ -224,7 +226,7 @@ class _Run:
         return inputs, Loss(self.recipe, self.images.targets[rows].to(self.device), taught)
 
     def _rows(self, first: int, count: int) -> torch.Tensor:
-        """Numbers of the images at positions ``first`` to ``first + count`` of all epochs, each in an order of its own."""
+        """Numbers of the images at positions from ``first`` on; every epoch is in an order of its own."""
         parts = []
         while count > 0:
             epoch, at = divmod(first, len(self.images))
@@ -261,8 +263,8 @@ class _Run:
         self.module.load_state_dict(self.good)
         self.progress.stopped = "diverged"
         self.notice(
-            f"the training diverged after {self.progress.steps} steps: the loss is no longer finite. It was stopped, and "
-            f"the last good state is kept. Train with a learning rate below {self.recipe.learning_rate:g}."
+            f"the training diverged after {self.progress.steps} steps: the loss is no longer finite. It was stopped, "
+            f"and the last good state is kept. Train with a learning rate below {self.recipe.learning_rate:g}."
         )
 
     def _report(self) -> None:

@@ -8,20 +8,26 @@ is independent.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from emomc.accuracy.splits import Normalisation, Splits, SplitSizes, draw_splits
+from emomc.accuracy.splits import Normalisation, Split, Splits, SplitSizes, draw_splits, stratified_order
 from emomc.errors import EmomcError
 from emomc.problems.tasks.cache import cache_folder
 from emomc.problems.tasks.checkpoint import load_checkpoint
 from emomc.problems.tasks.cifar10_data import DATA_VARIABLE, data_folder, load_cifar10
 from emomc.problems.tasks.networks import resnet, vgg16
-from emomc.problems.tasks.task import Task
+from emomc.problems.tasks.task import Task, TrainingData
+from emomc.training.recipe import Augmentation, Recipe
 
 SIZES = SplitSizes(calibration=512, selection=2000, validation=2000)
 SPLIT_SEED = 0
+# He et al. 2016, section 4.2, with half a cosine in place of steps.
+RECIPE = Recipe(learning_rate=0.1, batch=128, weight_decay=5e-4, augmentation=Augmentation(shift=4, flip=True))
+EPOCHS = 200
 
 # Those of the trainings that made the checkpoints.
 _IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -40,7 +46,12 @@ class _Source:
     description: str
 
 
-def resnet20_task(data: str | Path | None = None, checkpoint: str | Path | None = None, download: bool = False) -> Task:
+def resnet20_task(
+    data: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    download: bool = False,
+    untrained: bool = False,
+) -> Task:
     """ResNet-20 on CIFAR-10, 0.27 million weights; needs data and a checkpoint.
 
     The checkpoint of github.com/akamaster/pytorch_resnet_cifar10 reaches 91.73 % on the test split.
@@ -49,24 +60,35 @@ def resnet20_task(data: str | Path | None = None, checkpoint: str | Path | None 
         data: folder with CIFAR-10, also in a subfolder ``cifar10``; otherwise the environment variable EMOMC_DATA.
         checkpoint: weights file; otherwise ``checkpoints/resnet20-12fca82f.th`` in the data folder.
         download: let torchvision download CIFAR-10 when it is not in the data folder.
+        untrained: with the weights that a training starts from; no checkpoint is needed.
 
     Raises:
         EmomcError: when data or checkpoint are missing, damaged or do not fit.
     """
     source = _resnet_source(20, "resnet20-12fca82f.th")
-    return _task("cifar10-resnet20", resnet(20), source, data, checkpoint, download)
+    return _task("cifar10-resnet20", resnet(20), source, data, checkpoint, download, untrained)
 
 
-def resnet56_task(data: str | Path | None = None, checkpoint: str | Path | None = None, download: bool = False) -> Task:
+def resnet56_task(
+    data: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    download: bool = False,
+    untrained: bool = False,
+) -> Task:
     """ResNet-56 on CIFAR-10, 0.86 million weights; needs data and a checkpoint.
 
     The checkpoint of github.com/akamaster/pytorch_resnet_cifar10 reaches 93.39 %. Arguments as for `resnet20_task`.
     """
     source = _resnet_source(56, "resnet56-4bfd9763.th")
-    return _task("cifar10-resnet56", resnet(56), source, data, checkpoint, download)
+    return _task("cifar10-resnet56", resnet(56), source, data, checkpoint, download, untrained)
 
 
-def vgg16_task(data: str | Path | None = None, checkpoint: str | Path | None = None, download: bool = False) -> Task:
+def vgg16_task(
+    data: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    download: bool = False,
+    untrained: bool = False,
+) -> Task:
     """VGG-16 with batch normalisation on CIFAR-10, 15 million weights; needs data and a checkpoint.
 
     Arguments as for `resnet20_task`.
@@ -74,7 +96,7 @@ def vgg16_task(data: str | Path | None = None, checkpoint: str | Path | None = N
     source = _Source(
         "vgg16_bn_cifar10_fp16.pt", _CIFAR, f"{_NETWORKS}:vgg16", {}, "VGG-16-BN on CIFAR-10, 15 million weights"
     )
-    return _task("cifar10-vgg16", vgg16(), source, data, checkpoint, download)
+    return _task("cifar10-vgg16", vgg16(), source, data, checkpoint, download, untrained)
 
 
 def _resnet_source(depth: int, file: str) -> _Source:
@@ -89,11 +111,22 @@ def _task(
     data: str | Path | None,
     checkpoint: str | Path | None,
     download: bool,
+    untrained: bool,
 ) -> Task:
     folder = data_folder(data)
-    load_checkpoint(module, _checkpoint_path(folder, checkpoint, source.file))
+    if not untrained:
+        load_checkpoint(module, _checkpoint_path(folder, checkpoint, source.file))
     splits = _splits(folder, download, source.normalisation)
-    return Task(name, module, splits, source.factory, source.arguments, description=source.description)
+    training = TrainingData(partial(_training_images, folder, download, source.normalisation), RECIPE, EPOCHS)
+    return Task(
+        name,
+        module.eval(),
+        splits,
+        source.factory,
+        source.arguments,
+        description=source.description,
+        training=training,
+    )
 
 
 def _checkpoint_path(folder: Path | None, checkpoint: str | Path | None, file: str) -> Path:
@@ -107,6 +140,13 @@ def _checkpoint_path(folder: Path | None, checkpoint: str | Path | None, file: s
             f"in the folder of the option data or of the environment variable {DATA_VARIABLE}."
         )
     return path
+
+
+def _training_images(folder: Path | None, download: bool, normalisation: Normalisation) -> Split:
+    """The training images that are in none of the splits; read again, so that they take no memory until then."""
+    train, _ = load_cifar10(folder, download, cache_folder())
+    rest = stratified_order(train.labels, SPLIT_SEED)[sum(SIZES) :]
+    return Split(torch.from_numpy(train.images[rest]), torch.from_numpy(train.labels[rest]), normalisation)
 
 
 def _splits(folder: Path | None, download: bool, normalisation: Normalisation) -> Splits:

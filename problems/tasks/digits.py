@@ -23,10 +23,14 @@ from emomc.errors import EmomcError
 from emomc.files import atomic_write
 from emomc.problems.tasks.cache import cache_folder
 from emomc.problems.tasks.checkpoint import load_checkpoint
-from emomc.problems.tasks.task import Task
+from emomc.problems.tasks.task import Task, TrainingData
+from emomc.training.recipe import Recipe
 
 # Images a split; the rest, 697 images, trains the network.
 _SIZES = {"calibration": 200, "selection": 300, "validation": 200, "test": 400}
+
+
+_RECIPE = Recipe("adamw", learning_rate=0.02, batch=32, weight_decay=0.1, warmup=0.3)
 
 
 @dataclass(frozen=True)
@@ -70,16 +74,30 @@ def build() -> nn.Module:
     return DigitsNet()
 
 
-def task() -> Task:
-    """Handwritten digits, a network of 20,000 weights that is trained in seconds on first use; needs no files."""
+def task(checkpoint: str | Path | None = None, untrained: bool = False) -> Task:
+    """Handwritten digits, a network of 20,000 weights that is trained in seconds on first use; needs no files.
+
+    Args:
+        checkpoint: weights to use in place of those.
+        untrained: with the weights that a training starts from.
+
+    Raises:
+        EmomcError: the checkpoint is damaged or does not fit.
+    """
     splits, fit = load_splits()
-    module = trained(fit, Training(), cache_folder())
+    if checkpoint or untrained:
+        module = build().eval()
+        if checkpoint:
+            load_checkpoint(module, Path(checkpoint).expanduser())
+    else:
+        module = trained(fit, Training(), cache_folder())
     return Task(
         name="digits",
         module=module,
         splits=splits,
         factory="emomc.problems.tasks.digits:build",
         description="scikit-learn's digits, 8 x 8 pixels, and a small residual network with a depthwise layer",
+        training=TrainingData(lambda: fit, _RECIPE, epochs=30),
     )
 
 

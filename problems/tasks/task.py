@@ -10,7 +10,8 @@ from functools import cached_property
 
 import torch
 
-from emomc.accuracy.splits import Splits
+from emomc.accuracy.splits import Split, Splits
+from emomc.training.recipe import Recipe
 
 ErrorFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits (n, classes) and targets (n,) to the error of each sample, (n,) float."""
@@ -31,6 +32,21 @@ def top1_error(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What a network of a task can be trained on.
+
+    Attributes:
+        load: the images, none of which is in a split; called when a training starts.
+        recipe: that reaches the usual error from untrained weights.
+        epochs: that the recipe is made for.
+    """
+
+    load: Callable[[], Split]
+    recipe: Recipe = field(default_factory=Recipe)
+    epochs: float = 100
+
+
+@dataclass(frozen=True, eq=False)
 class Task:
     """What is compressed, and on what its error is measured.
 
@@ -43,6 +59,7 @@ class Task:
         factory_arguments: keyword arguments of the factory; JSON values.
         error: of each sample; its mean is the error that the search minimizes.
         description: one line.
+        training: what the network can be trained on; None where there is nothing. No part of the fingerprint.
     """
 
     name: str
@@ -52,6 +69,7 @@ class Task:
     factory_arguments: Mapping[str, object] = field(default_factory=dict)
     error: ErrorFunction = top1_error
     description: str = ""
+    training: TrainingData | None = None
 
     @property
     def example_input(self) -> torch.Tensor:
