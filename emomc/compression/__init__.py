@@ -1,5 +1,6 @@
 """How a layer is compressed: pruning, quantization, sharing, the bank of variants, and files of whole networks."""
 
+from emomc.compression.activations import ActivationGrid, InputQuantizer, attach_quantizers
 from emomc.compression.bank import Bank
 from emomc.compression.hessian import Calibration, collect_grams
 from emomc.compression.methods import CALIBRATED, METHODS, Method
@@ -15,21 +16,28 @@ from emomc.compression.obs import (
 )
 from emomc.compression.pruning import prune_magnitude
 from emomc.compression.quantization import quantize_largest, quantize_uniform
+from emomc.compression.ranges import InputDistribution, collect_inputs, fit_grid
 from emomc.compression.sequence import compress_in_order
 from emomc.compression.sharing import cluster_nonzero, kmeans_1d, share_values
 
 __all__ = [
     "CALIBRATED",
     "METHODS",
+    "ActivationGrid",
     "Bank",
     "Calibration",
+    "InputDistribution",
+    "InputQuantizer",
     "Method",
     "OutputError",
+    "attach_quantizers",
     "cluster_nonzero",
     "cluster_obs",
     "collect_grams",
+    "collect_inputs",
     "compress_in_order",
     "file_overhead",
+    "fit_grid",
     "kmeans_1d",
     "load_network",
     "prune_magnitude",

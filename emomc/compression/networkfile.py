@@ -6,25 +6,47 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from emomc import coding
+from emomc.compression.activations import ActivationGrid, attach_quantizers, grids_from_array, grids_to_array
 from emomc.compression.glue import load_arrays, load_tensor, stored_arrays, stored_keys
 from emomc.errors import EmomcError
 from emomc.network import Network, trace
 
 INPUT_SHAPE = "input_shape"
+QUANTIZERS = "input_quantizers."  # no parameter can have a name that ends with a dot
+Grids = Mapping[str, ActivationGrid]
 
 
-def file_overhead(module: nn.Module, network: Network, header: Mapping[str, Any]) -> int:
-    """Bytes of a compressed network's file besides its blobs, exact, whatever the values of the glue."""
+def file_overhead(module: nn.Module, network: Network, header: Mapping[str, Any], quantized: bool = False) -> int:
+    """Bytes of a compressed network's file besides its blobs, exact, whatever the values of glue and quantizers.
+
+    Args:
+        module: the network.
+        network: its trace.
+        header: of the file.
+        quantized: whether the file holds input quantizers.
+    """
     names = [layer.name for layer in network.layers]
-    return coding.container_overhead(header, names, stored_arrays(module, network))
+    return coding.container_overhead(header, names, _arrays(module, network, {} if quantized else None))
+
+
+def _arrays(module: nn.Module, network: Network, grids: Grids | None) -> dict[str, NDArray[np.generic]]:
+    own = {} if grids is None else {QUANTIZERS: grids_to_array(network, grids)}
+    return {**stored_arrays(module, network), **own}
 
 
 def save_network(
-    path: Path, module: nn.Module, network: Network, blobs: Mapping[str, bytes], header: Mapping[str, Any]
+    path: Path,
+    module: nn.Module,
+    network: Network,
+    blobs: Mapping[str, bytes],
+    header: Mapping[str, Any],
+    grids: Grids | None = None,
 ) -> int:
     """Write a compressed network and return the length of its file in bytes.
 
@@ -34,13 +56,14 @@ def save_network(
         network: the traced module.
         blobs: coded weight of every layer, by layer name.
         header: JSON values; ``input_shape`` is the shape of the input that the network was traced with.
+        grids: of quantized layer inputs, by layer name; None for a file without quantizers, which is shorter.
     """
     ordered = {layer.name: blobs[layer.name] for layer in network.layers}
-    return coding.write_network(path, header, ordered, stored_arrays(module, network))
+    return coding.write_network(path, header, ordered, _arrays(module, network, grids))
 
 
 def load_network(file: coding.NetworkFile, build: Callable[[], nn.Module]) -> nn.Module:
-    """Decode a compressed network into a new module in eval mode.
+    """Decode a compressed network into a new module in eval mode, which quantizes its activations as the file says.
 
     Args:
         file: from `emomc.coding.read_network`.
@@ -52,14 +75,24 @@ def load_network(file: coding.NetworkFile, build: Callable[[], nn.Module]) -> nn
     module = build().eval().requires_grad_(False)
     network = trace(module, torch.zeros(file.header[INPUT_SHAPE]))
     _check_names("layers", {layer.name for layer in network.layers}, set(file.blobs), file.path)
-    _check_names("arrays", set(stored_keys(module, network)), set(file.arrays), file.path)
-    load_arrays(module, file.arrays)
+    arrays = dict(file.arrays)
+    quantizers = arrays.pop(QUANTIZERS, None)
+    _check_names("arrays", set(stored_keys(module, network)), set(arrays), file.path)
+    load_arrays(module, arrays)
+    attach_quantizers(module, network, {} if quantizers is None else _grids(network, quantizers, file.path))
     state = module.state_dict()
     for layer in network.layers:
         weight = file.tensor(layer.name, layer.weight_shape).dequantize()
         for key in (layer.weight, *layer.aliases):
             load_tensor(state, key, weight)
     return module
+
+
+def _grids(network: Network, quantizers: NDArray[np.generic], path: Path) -> Grids:
+    try:
+        return grids_from_array(network, quantizers)
+    except EmomcError as error:
+        raise EmomcError(f"{path}: damaged network file: {error}") from None
 
 
 def _check_names(what: str, expected: set[str], found: set[str], path: Path) -> None:
