@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from emomc.accuracy.correction import (
     MAX_VARIANCE_RATIO,
@@ -17,8 +18,11 @@ from emomc.accuracy.correction import (
     collect_statistics,
     correct_statistics,
     load_statistics,
+    movable_biases,
     running_statistics,
 )
+from emomc.network import trace
+from emomc.problems.tasks.networks import resnet
 
 INPUTS = torch.randn(64, 3, 9, 9, generator=torch.Generator().manual_seed(1))
 
@@ -199,3 +203,119 @@ def test_the_given_statistics_are_not_modified() -> None:
     correct_statistics(affine(1.2, 0.3), INPUTS, STATISTICS, 1.0)
     for name, pair in kept.items():
         assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(pair, STATISTICS[name], strict=True))
+
+
+def folded_resnet20() -> tuple[nn.Module, torch.Tensor]:
+    """ResNet-20 as deployment tools leave it: every batch norm folded into the convolution before it."""
+    torch.manual_seed(0)
+    module = resnet(20)
+    inputs = torch.randn(16, 3, 16, 16)
+    with torch.no_grad():
+        for _ in range(15):
+            module(inputs)
+    module.eval().requires_grad_(False)
+    for part in list(module.modules()):
+        for number in (1, 2):
+            if hasattr(part, f"bn{number}"):
+                pair = getattr(part, f"conv{number}"), getattr(part, f"bn{number}")
+                setattr(part, f"conv{number}", fuse_conv_bn_eval(*pair).requires_grad_(False))
+                setattr(part, f"bn{number}", nn.Identity())
+    return module, inputs
+
+
+class Grouped(nn.Module):
+    """Group norms behind convolutions without bias, and an instance norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3, bias=False)
+        self.group = nn.GroupNorm(2, 8)
+        self.two = nn.Conv2d(8, 8, 3, groups=8, bias=False)
+        self.instance = nn.InstanceNorm2d(8, affine=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.group(self.one(inputs)))
+        return self.head(torch.relu(self.instance(self.two(x))).mean((2, 3)))
+
+
+class FirstNorm(nn.LayerNorm):
+    """A layer norm over channels that come first, as in ConvNeXt's stem."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Next(nn.Module):
+    """A ConvNeXt block behind a stem: layer norms over channels first and last, linear layers on maps, a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, bias=False)
+        self.first = FirstNorm(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.last = nn.LayerNorm(8)
+        self.wide = nn.Linear(8, 16)
+        self.narrow = nn.Linear(16, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        x = self.first(self.stem(inputs))
+        y = self.last(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.narrow(nn.functional.gelu(self.wide(y))).permute(0, 3, 1, 2)
+        return self.head((x + y).mean((2, 3)))
+
+
+def seeded(kind: type[nn.Module]) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return kind().eval().requires_grad_(False), INPUTS
+
+
+BIASED = {"folded": folded_resnet20, "grouped": lambda: seeded(Grouped), "next": lambda: seeded(Next)}
+EXPECTED = {
+    "grouped": {"group", "instance", "head"},
+    "next": {"first", "depthwise", "last", "wide", "narrow", "head"},
+}
+
+
+def roughened(module: nn.Module) -> nn.Module:
+    """The weights of every layer rounded to five values; biases and norms as they were."""
+    rough = copy.deepcopy(module)
+    for child in rough.modules():
+        if isinstance(child, nn.Conv2d | nn.Linear):
+            step = child.weight.abs().max() / 2
+            child.weight.copy_((child.weight / step).round() * step)
+    return rough
+
+
+@pytest.mark.parametrize("kind", BIASED)
+def test_bias_correction_leaves_the_dense_network_and_restores_the_means_of_a_rough_one(kind: str) -> None:
+    dense, inputs = BIASED[kind]()
+    biased = movable_biases(dense, trace(dense, inputs[:1]))
+    assert set(biased) == EXPECTED.get(
+        kind, {name for name, child in dense.named_modules() if isinstance(child, nn.Conv2d | nn.Linear)}
+    )
+    statistics, output = collect_statistics(dense, inputs, biased)
+    assert set(statistics) == set(biased)
+    unchanged = copy.deepcopy(dense)
+    for strength in (0.5, 1.0):
+        assert torch.equal(correct_statistics(unchanged, inputs, statistics, strength), output)
+        assert same_state(unchanged, dense)
+
+    rough = roughened(dense)
+    before, kept = collect_statistics(rough, inputs, biased)[0], running_statistics(rough, biased)
+    returned = correct_statistics(rough, inputs, statistics, 1.0)
+    after, found = collect_statistics(rough, inputs, biased)
+    torch.testing.assert_close(returned, found, rtol=1e-4, atol=1e-4)  # what it returns is what is left
+    moved = 0
+    for name, (mean,) in statistics.items():
+        torch.testing.assert_close(after[name][0], mean, rtol=1e-3, atol=1e-4)
+        moved += bool((before[name][0] - mean).abs().max() > 1e-3)
+    assert moved > len(biased) / 2  # an instance norm keeps its means by itself
+    load_statistics(rough, kept)
+    assert same_state(rough, roughened(dense))
+
+
+def test_biases_before_a_batch_norm_are_left_to_it() -> None:
+    module = network()
+    assert movable_biases(module, trace(module, INPUTS[:1])) == ("6",)

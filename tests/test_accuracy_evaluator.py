@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from emomc.accuracy import Measurement, Settings, Split, Splits
-from emomc.accuracy.evaluator import DENSE, Evaluator, divergence
+from emomc.accuracy.divergence import divergence
+from emomc.accuracy.evaluator import DENSE, Evaluator
 from emomc.coding import decode_tensor, read_network
 from emomc.compression import Bank, load_network
 from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, Gene, SearchSpace
@@ -249,12 +250,25 @@ def test_the_kept_strength_is_the_one_of_least_divergence(normed: Setting) -> No
     assert chosen - {0.0}
 
 
-def test_without_batch_norms_there_is_nothing_to_correct(tmp_path: Path) -> None:
+class Bare(Plain):
+    """Nothing that a correction could move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for layer in (self.first, self.one, self.two, self.head):
+            layer.bias = None
+
+
+def test_without_batch_norms_biases_are_corrected_and_without_biases_nothing(tmp_path: Path) -> None:
     torch.manual_seed(5)
-    plain = make(Plain(), tmp_path)
-    measured = plain.evaluator().measure(plain.variants(1, 1, 0), "selection")
+    plain, bare = make(Plain(), tmp_path), make(Bare(), tmp_path)
+    row = plain.variants(1, 1, 0)
+    corrected, as_it_is = (plain.evaluator(strengths=s).measure(row, "selection") for s in ((0.0, 1.0), (0.0,)))
+    assert corrected.strength == 1.0 and corrected.divergence < as_it_is.divergence
+    row = bare.variants(1, 1, 0)
+    measured = bare.evaluator().measure(row, "selection")
     assert measured.strength == 0.0
-    assert equal(measured, plain.evaluator(strengths=(0.0,)).measure(plain.variants(1, 1, 0), "selection"))
+    assert equal(measured, bare.evaluator(strengths=(0.0,)).measure(row, "selection"))
 
 
 def test_the_batch_size_does_not_change_which_samples_are_wrong(setting: Setting) -> None:
@@ -284,3 +298,90 @@ def test_losses_of_other_outputs_are_undefined_and_their_errors_are_not(normed: 
     measured = evaluator.measure(normed.variants(1, 1, 0), "selection")
     assert 0 < measured.error < 1
     assert abs(measured.difference - (measured.error - evaluator.measure_dense("selection").error)) < 1e-6
+
+
+def inputs_of(setting: Setting, bits: list[int]) -> list[int]:
+    return [bits[layer % len(bits)] for layer in range(len(setting.network.layers))]
+
+
+@pytest.mark.parametrize("bits", [[16], [4], [16, 3]])
+def test_quantized_activations_are_measured_as_the_decoded_file_quantizes_them(
+    setting: Setting, bits: list[int], tmp_path: Path
+) -> None:
+    evaluator, variants, widths = setting.evaluator(batch_size=32), setting.variants(1, 1, 0), inputs_of(setting, bits)
+    path, plain = tmp_path / "network.emomc", tmp_path / "plain.emomc"
+    measured = evaluator.measure(variants, "test", widths)
+    assert equal(measured, evaluator.finish(variants, path, HEADER, "test", widths))
+    assert evaluator.probe(variants, widths) == measured.divergence
+    decoded = load_network(read_network(path), type(setting.module))
+    assert repr(decoded).count("InputQuantizer") == len(
+        [
+            child
+            for layer, width in zip(setting.network.layers, widths, strict=True)
+            if width < 16
+            for child in {layer.weight, *layer.aliases}
+        ]
+    )
+    fresh = setting.evaluator(batch_size=32).measure_module(decoded, "test")
+    assert (fresh.error, fresh.loss, fresh.difference) == (measured.error, measured.loss, measured.difference)
+    evaluator.finish(variants, plain, HEADER, "test")
+    assert path.stat().st_size - plain.stat().st_size < 40 + 4 * len(widths)
+    as_they_are = evaluator.measure(variants, "test")
+    assert equal(as_they_are, setting.evaluator(batch_size=32).measure(variants, "test"))  # nothing is left behind
+    assert equal(as_they_are, measured) == (bits == [16])
+    assert evaluator.measure_dense("validation").difference == 0
+
+
+def test_more_bits_of_activations_are_closer_to_the_dense_network(setting: Setting) -> None:
+    row = [DENSE] * len(setting.network.layers)
+    evaluator = setting.evaluator()
+    found = [evaluator.probe(row, inputs_of(setting, [bits])) for bits in (2, 4, 6, 8)]
+    assert found == sorted(found, reverse=True) and found[0] > 20 * found[-1] > 0
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_the_range_of_activations_is_a_setting(normed: Setting, method: str) -> None:
+    row = normed.variants(0, 0, 0)
+    found = [normed.evaluator(activation_range=each).probe(row, [3, 3, 3]) for each in (method, "mse")]
+    assert found[0] != found[1] and math.isfinite(found[0])
+
+
+def relative_squares(dense: torch.Tensor, output: torch.Tensor) -> float:
+    return float(np.square((output - dense).numpy()).mean() / np.var(dense.numpy()))
+
+
+def test_a_regression_diverges_by_squares_relative_to_the_variance(normed: Setting) -> None:
+    """The correction of a regression is then chosen by something that knows more than equal and not equal."""
+
+    def targets(split: Split) -> torch.Tensor:
+        with torch.no_grad():
+            return normed.module(split.inputs) + 0.1 * torch.randn(len(split), 4)
+
+    splits = Splits(*(Split(split.inputs, targets(split)) for split in normed.splits.named().values()))
+    evaluator = Evaluator(
+        normed.module, normed.network, splits, normed.bank, lambda y, t: (y - t).square().mean(1), Settings((0.0,))
+    )
+    row = [DENSE, normed.variants(0, 2, 0)[1], DENSE]
+    module, layer = copy.deepcopy(normed.module), normed.network.layers[1]
+    weight = decode_tensor(normed.bank.blob(1, row[1]), layer.weight_shape).dequantize()
+    with torch.no_grad():
+        module.state_dict()[layer.weight].copy_(torch.from_numpy(weight))
+        outputs = [network(splits.calibration.inputs) for network in (normed.module, module)]
+    assert evaluator.probe(row) == pytest.approx(relative_squares(*outputs), rel=1e-3)
+    assert evaluator.probe(row) > 1e-3 and evaluator.probe([DENSE] * 3) == 0
+    measured = evaluator.measure(row, "selection")
+    assert math.isnan(measured.loss) and measured.difference > 0
+
+
+def test_divergence_fits_the_kind_of_output() -> None:
+    dense = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
+    other = dense + torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(1))
+    pixels = [kullback_leibler(dense[:, :, at], other[:, :, at]) for at in range(3)]
+    assert divergence(dense, other) == pytest.approx(statistics.fmean(pixels), rel=1e-5)
+    assert divergence(dense, other, classes=False) == pytest.approx(relative_squares(dense, other), rel=1e-5)
+    assert divergence(dense[:, :1, 0], other[:, :1, 0]) == pytest.approx(
+        relative_squares(dense[:, :1, 0], other[:, :1, 0]), rel=1e-5
+    )  # one score is no choice of classes
+    constant = torch.ones(5, 1)
+    assert divergence(constant, constant) == 0 and divergence(constant, constant + 1) > 1e30
+    assert divergence(dense, torch.full_like(dense, math.nan), classes=False) == math.inf

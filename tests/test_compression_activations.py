@@ -214,7 +214,7 @@ def test_attached_quantizers_round_inputs_and_can_be_taken_away(small: Small) ->
     torch.testing.assert_close(module(INPUTS), expected)
     assert (expected - small(INPUTS)).abs().max() > 1e-3
     assert list(module.state_dict()) == keys and "bit_width=3" in repr(module)
-    for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+    for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):  # noqa: S301 - our own bytes
         assert torch.equal(copied(INPUTS), module(INPUTS))
     assert trace(module, INPUTS[:1]) == network
     attach_quantizers(module, network, {"first": fit_grid(inputs["first"], 8)})
@@ -261,7 +261,7 @@ def test_networks_that_cannot_be_calibrated_say_why(small: Small) -> None:
         collect_inputs(broken, network, INPUTS)
     with pytest.raises(EmomcError, match="cannot be 9"):
         fit_grid(collect_inputs(small, network, INPUTS)["head"], 9)
-    with pytest.raises(EmomcError, match="range of activations 'mes'.*'mse'"):
+    with pytest.raises(EmomcError, match=r"range of activations 'mes'.*'mse'"):
         fit_grid(collect_inputs(small, network, INPUTS)["head"], 8, "mes")
 
 

@@ -12,19 +12,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.functional import cross_entropy
 
 from emomc import coding
 from emomc.accuracy.correction import (
     collect_statistics,
     correct_statistics,
     load_statistics,
+    movable_biases,
     running_statistics,
 )
+from emomc.accuracy.divergence import divergence, is_classification
 from emomc.accuracy.splits import Split, Splits
+from emomc.compression.activations import FLOATING, ActivationGrid, attach_quantizers
 from emomc.compression.bank import Bank
-from emomc.compression.glue import batch_norms, make_storable
+from emomc.compression.glue import make_storable
 from emomc.compression.networkfile import load_network, save_network
+from emomc.compression.ranges import InputDistribution, collect_inputs, fit_grid
 from emomc.compression.threads import torch_threads
 from emomc.network.layers import Network
 
@@ -45,6 +49,7 @@ class Settings:
         batch_size: samples per forward pass.
         threads: threads of one evaluation; fixed, as results of other numbers of threads may differ in the last bit.
         device: ``"cpu"`` or a CUDA device.
+        activation_range: how the range of quantized activations is chosen, a key of `emomc.compression.RANGES`.
     """
 
     strengths: tuple[float, ...] = (0.0, 0.5, 1.0)
@@ -52,6 +57,7 @@ class Settings:
     batch_size: int = 128
     threads: int = 1
     device: str = "cpu"
+    activation_range: str = "mse"
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Measurement:
         difference: mean of (error - dense error) over the same samples.
         standard_error: standard error of ``difference``; pairing removes what both networks get wrong.
         loss: mean cross-entropy, nats; NaN for outputs that are not class scores.
-        divergence: mean Kullback-Leibler divergence from the dense network's output, nats, on the calibration split.
+        divergence: from the dense network's output on the calibration split, as in `emomc.accuracy.divergence`.
         strength: strength of statistics correction that was kept.
         samples: number of samples measured.
     """
@@ -75,12 +81,6 @@ class Measurement:
     divergence: float
     strength: float
     samples: int
-
-
-def divergence(dense: torch.Tensor, output: torch.Tensor) -> float:
-    """Mean Kullback-Leibler divergence of class scores ``(n, classes)`` from the dense network's, in nats."""
-    value = kl_div(log_softmax(output, 1), log_softmax(dense, 1), reduction="batchmean", log_target=True)
-    return float(value) if torch.isfinite(value) else math.inf
 
 
 class Evaluator:
@@ -119,53 +119,75 @@ class Evaluator:
         self._module = _fast_copy(module, self._device)
         self._weights: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
         self._calibration = self._prepared(next(splits.calibration.batches(self.settings.calibration))[0])
+        self._classes = is_classification(splits.calibration.targets)
         self._dense_errors: dict[str, torch.Tensor] = {}
+        self._inputs: dict[str, InputDistribution] | None = None
+        self._known_grids: dict[tuple[int, int], ActivationGrid] = {}
         with torch_threads(self.settings.threads):
-            self._dense_statistics, self._dense_output = collect_statistics(self._module, self._calibration)
+            self._biased = movable_biases(self._module, network)
+            self._dense_statistics, self._dense_output = collect_statistics(
+                self._module, self._calibration, self._biased
+            )
 
-    def measure(self, variants: Sequence[int], split: str) -> Measurement:
+    def measure(self, variants: Sequence[int], split: str, activation_bits: Sequence[int] | None = None) -> Measurement:
         """Stitch, correct and measure a network.
 
         Args:
             variants: one variant number per layer, `DENSE` for an uncompressed layer.
             split: name of a split of the task.
+            activation_bits: bits of each layer's input, 2 to 8, or 16 for inputs as they are; None for all as they are.
+
+        Raises:
+            EmomcError: activations that cannot be quantized: see `emomc.compression.collect_inputs`.
         """
         with torch_threads(self.settings.threads):
-            strength, change = self._assemble(variants)
-            return self._count(self._module, split, change, strength)
+            dense = self._dense_outcomes(split)
+            strength, change = self._assemble(variants, activation_bits)
+            return self._count(self._module, split, dense, change, strength)
 
-    def probe(self, variants: Sequence[int]) -> float:
-        """Divergence of a network from the dense one on the calibration split, nats; no other split is used."""
+    def probe(self, variants: Sequence[int], activation_bits: Sequence[int] | None = None) -> float:
+        """Divergence of a network from the dense one on the calibration split; no other split is used."""
         with torch_threads(self.settings.threads):
-            return self._assemble(variants, storable=False)[1]
+            return self._assemble(variants, activation_bits, storable=False)[1]
 
     def measure_dense(self, split: str) -> Measurement:
         """The dense network on a split."""
         with torch_threads(self.settings.threads):
+            dense = self._dense_outcomes(split)
             self._restore()
-            return self._count(self._module, split, 0.0, 0.0)
+            return self._count(self._module, split, dense, 0.0, 0.0)
 
-    def finish(self, variants: Sequence[int], path: Path, header: Mapping[str, Any], split: str) -> Measurement:
+    def finish(
+        self,
+        variants: Sequence[int],
+        path: Path,
+        header: Mapping[str, Any],
+        split: str,
+        activation_bits: Sequence[int] | None = None,
+    ) -> Measurement:
         """Write a network to a file, decode the file again and measure what was decoded.
 
-        The file holds the blobs as they are in the bank, and the corrected glue.
+        The file holds the blobs as they are in the bank, the corrected glue, and the quantizers of the activations
+        unless ``activation_bits`` is None.
         """
         with torch_threads(self.settings.threads):
-            strength, change = self._assemble(variants)
+            dense = self._dense_outcomes(split)
+            strength, change = self._assemble(variants, activation_bits)
             blobs = {
                 layer.name: self._blob(index, int(variants[index])) for index, layer in enumerate(self._network.layers)
             }
-            save_network(path, self._module, self._network, blobs, header)
+            grids = None if activation_bits is None else self._grids(activation_bits)
+            save_network(path, self._module, self._network, blobs, header, grids)
             decoded = load_network(coding.read_network(path), self._blank)
-            return self._count(_fast_copy(decoded, self._device), split, change, strength)
+            return self._count(_fast_copy(decoded, self._device), split, dense, change, strength)
 
     def measure_module(self, module: nn.Module, split: str) -> Measurement:
         """Any network of the task as it is, e.g. one decoded from a file."""
         with torch_threads(self.settings.threads):
             fast = _fast_copy(module, self._device)
             with torch.inference_mode():
-                change = divergence(self._dense_output, fast(self._calibration))
-            return self._count(fast, split, change, math.nan)
+                change = divergence(self._dense_output, fast(self._calibration), self._classes)
+            return self._count(fast, split, self._dense_outcomes(split), change, math.nan)
 
     def _blank(self) -> nn.Module:
         """The architecture with weights that would show if a file left any of them out."""
@@ -185,26 +207,44 @@ class Evaluator:
             yield self._prepared(inputs), targets.to(self._device)
 
     def _restore(self) -> None:
-        """The dense network's state, in place."""
+        """The dense network's state, in place, its activations as they are."""
+        attach_quantizers(self._module, self._network, {})
         with torch.no_grad():
             for key, tensor in self._module.state_dict().items():
                 tensor.copy_(self._dense_state[key])
 
-    def _assemble(self, variants: Sequence[int], storable: bool = True) -> tuple[float, float]:
+    def _grids(self, activation_bits: Sequence[int]) -> dict[str, ActivationGrid]:
+        """Grids of the layers whose inputs are quantized; their ranges are those in the dense network."""
+        quantized = {index: int(bits) for index, bits in enumerate(activation_bits) if bits != FLOATING}
+        if quantized and self._inputs is None:
+            self._restore()
+            self._inputs = collect_inputs(self._module, self._network, self._calibration)
+        for key in quantized.items():
+            if key not in self._known_grids:
+                inputs = self._inputs[self._network.layers[key[0]].name]  # type: ignore[index]
+                self._known_grids[key] = fit_grid(inputs, key[1], self.settings.activation_range)
+        return {self._network.layers[key[0]].name: self._known_grids[key] for key in quantized.items()}
+
+    def _assemble(
+        self, variants: Sequence[int], activation_bits: Sequence[int] | None, storable: bool = True
+    ) -> tuple[float, float]:
         """Stitch and correct in place; the strength that was best, and its divergence."""
+        grids = {} if activation_bits is None else self._grids(activation_bits)
         self._restore()
         state = self._module.state_dict()
         with torch.no_grad():
             for index, (layer, variant) in enumerate(zip(self._network.layers, variants, strict=True)):
                 if variant != DENSE:
                     state[layer.weight].copy_(self._decoded(index, int(variant)))
-        strengths = self.settings.strengths if batch_norms(self._module) else (0.0,)
-        dense = running_statistics(self._module)
+        attach_quantizers(self._module, self._network, grids)
+        strengths = self.settings.strengths if self._dense_statistics else (0.0,)
+        dense = running_statistics(self._module, self._biased)
         tried = []
         for strength in strengths:
             load_statistics(self._module, dense)
             output = correct_statistics(self._module, self._calibration, self._dense_statistics, strength)
-            tried.append((divergence(self._dense_output, output), strength, running_statistics(self._module)))
+            now = running_statistics(self._module, self._biased)
+            tried.append((divergence(self._dense_output, output, self._classes), strength, now))
         change, strength, statistics = min(tried, key=lambda entry: entry[0])
         load_statistics(self._module, statistics)
         if storable:
@@ -237,29 +277,26 @@ class Evaluator:
                 losses.append(_cross_entropy(output, targets))
         return torch.cat(errors).cpu(), float(torch.cat(losses).mean())
 
-    def _count(self, module: nn.Module, split: str, change: float, strength: float) -> Measurement:
-        if split not in self._dense_errors:
-            self._dense_errors[split] = self._dense_outcomes(split)
+    def _count(
+        self, module: nn.Module, split: str, dense_errors: torch.Tensor, change: float, strength: float
+    ) -> Measurement:
         errors, loss = self._outcomes(module, split)
-        paired = (errors - self._dense_errors[split]).double()
+        paired = (errors - dense_errors).double()
         n = len(errors)
         spread = float(paired.std(correction=1)) / math.sqrt(n) if n > 1 else math.nan
         return Measurement(float(errors.double().mean()), float(paired.mean()), spread, loss, change, strength, n)
 
     def _dense_outcomes(self, split: str) -> torch.Tensor:
-        """Errors of the dense network; the state that is being measured is put back afterwards."""
-        state = {key: value.clone() for key, value in self._module.state_dict().items()}
-        self._restore()
-        errors, _ = self._outcomes(self._module, split)
-        with torch.no_grad():
-            for key, tensor in self._module.state_dict().items():
-                tensor.copy_(state[key])
-        return errors
+        """Errors of the dense network, ``(n,)``; to be called before another network is assembled."""
+        if split not in self._dense_errors:
+            self._restore()
+            self._dense_errors[split], _ = self._outcomes(self._module, split)
+        return self._dense_errors[split]
 
 
 def _cross_entropy(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of every sample; NaN where the outputs are not class scores."""
-    if output.dim() != 2 or targets.dim() != 1 or targets.is_floating_point():
+    if output.dim() != 2 or targets.dim() != 1 or not is_classification(targets):
         return torch.full((len(output),), math.nan)
     return cross_entropy(output, targets, reduction="none")
 

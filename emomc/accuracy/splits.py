@@ -39,7 +39,7 @@ class Split:
 
     Attributes:
         stored: (n, C, H, W) float32 inputs, or uint8 when there is a normalisation.
-        targets: (n,) int64 class labels, from 0.
+        targets: (n,) int64 class labels, from 0; or (n, ...) float32 values that a regression predicts.
         normalisation: applied to ``stored`` when the inputs are used; None when they are float32 already.
     """
 
@@ -68,7 +68,7 @@ class Split:
         return self._normalised(slice(None))
 
     def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Inputs (b, C, H, W) float32 and targets (b,), in order, b = ``size`` but for the last; nothing is kept."""
+        """Inputs (b, C, H, W) float32 and targets (b, ...) in order, b = ``size`` but for the last; nothing is kept."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield self._normalised(part), self.targets[part]
@@ -241,11 +241,17 @@ def _check_normalisation(normalisation: Normalisation, channels: int) -> None:
 
 
 def _check_targets(targets: torch.Tensor, length: int) -> None:
-    if targets.dtype != torch.int64 or targets.ndim != 1:
-        raise EmomcError(f"targets are {targets.dtype} of shape {tuple(targets.shape)}; expected int64 of shape (n,).")
+    labels = targets.dtype == torch.int64 and targets.ndim == 1
+    if not labels and (targets.dtype != torch.float32 or targets.ndim < 1):
+        raise EmomcError(
+            f"targets are {targets.dtype} of shape {tuple(targets.shape)}; expected int64 class labels of shape (n,), "
+            "or float32 values of shape (n, ...) to be predicted."
+        )
     if len(targets) != length:
-        raise EmomcError(f"there are {length} inputs but {len(targets)} targets. Give one class label an input.")
-    if int(targets.min()) < 0:
+        raise EmomcError(f"there are {length} inputs but {len(targets)} targets. Give one target an input.")
+    if not labels and not bool(torch.isfinite(targets).all()):
+        raise EmomcError("targets hold NaN or infinity. Remove such samples or mend them.")
+    if labels and int(targets.min()) < 0:
         raise EmomcError(f"a class label is {int(targets.min())}; labels count from 0.")
 
 

@@ -6,6 +6,7 @@ import json
 
 import torch
 
+from emomc.accuracy.divergence import is_classification
 from emomc.errors import EmomcError
 from emomc.problems.tasks.locate import locate_function
 from emomc.problems.tasks.task import Task
@@ -50,11 +51,13 @@ def _check_outputs(task: Task) -> None:
             logits = task.module(inputs)
     except (RuntimeError, ValueError) as error:
         raise EmomcError(f"its network does not run on inputs of shape {tuple(inputs.shape)}: {error}") from error
-    if logits.ndim != 2 or len(logits) != len(inputs):
+    classes = is_classification(targets)
+    if len(logits) != len(inputs) or (classes and logits.ndim != 2):
         raise EmomcError(
-            f"its network returns shape {tuple(logits.shape)} for {len(inputs)} inputs; expected (n, classes)."
+            f"its network returns shape {tuple(logits.shape)} for {len(inputs)} inputs; expected "
+            f"{'(n, classes)' if classes else '(n, ...)'}."
         )
-    for name, split in task.splits.named().items():
+    for name, split in task.splits.named().items() if classes else ():
         largest = int(split.targets.max())
         if largest >= logits.shape[1]:
             raise EmomcError(
@@ -62,7 +65,7 @@ def _check_outputs(task: Task) -> None:
                 f"so labels go to {logits.shape[1] - 1}. Use the labels that the network was trained with."
             )
     errors = task.error(logits, targets)
-    if errors.shape != targets.shape or not bool(torch.isfinite(errors).all()):
+    if errors.shape != (len(targets),) or not bool(torch.isfinite(errors).all()):
         raise EmomcError(
             f"its error function gives {errors.tolist()} for {len(targets)} samples; "
             "expected one finite number a sample."
