@@ -38,7 +38,7 @@ from emomc.search import STRATEGIES, Genomes
 
 Doubles = NDArray[np.float64]
 
-_VERSION = 2  # raise when a change to measuring makes stored measurements stale
+_VERSION = 3  # raise when a change to measuring makes stored measurements stale
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)``: called as work gets done."""
 
