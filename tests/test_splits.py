@@ -161,7 +161,8 @@ IMAGES = torch.zeros(4, 1, 2, 2)
         (IMAGES.byte(), LABELS, Normalisation((0.0,), (0.0,)), "positive standard deviation"),
         (IMAGES.index_fill(0, torch.tensor(2), torch.nan), LABELS, None, "NaN or infinity, first in image 2"),
         (IMAGES, LABELS - 1, None, "label is -1"),
-        (IMAGES, LABELS.float(), None, "targets are torch.float32"),
+        (IMAGES, LABELS.double(), None, "targets are torch.float64"),
+        (IMAGES, LABELS / torch.tensor([1.0, 1.0, 0.0, 1.0]), None, "targets hold NaN or infinity"),
         (IMAGES, LABELS.reshape(4, 1), None, r"shape \(4, 1\)"),
     ],
 )
