@@ -84,7 +84,7 @@ def ladder(task: SearchTask, ledger: Ledger, seed: int) -> None:
 
 
 def unseeded_nsga2(task: SearchTask, ledger: Ledger, seed: int) -> None:
-    """pymoo's NSGA-II for whole numbers, started at random, every individual measured."""
+    """Pymoo's NSGA-II for whole numbers, started at random, every individual measured."""
     operators = {
         "sampling": IntegerRandomSampling(),
         "crossover": SBX(prob=0.9, eta=15, vtype=float, repair=RoundingRepair()),
