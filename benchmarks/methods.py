@@ -6,8 +6,9 @@ do not see but for the seeds and sensitivities, which only "emomc" and "seeded N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,8 @@ def random_search(task: SearchTask, ledger: Ledger, seed: int) -> None:
 
 def ladder(task: SearchTask, ledger: Ledger, seed: int) -> None:
     """Networks that treat all layers alike, in random order; there may be fewer of them than evaluations."""
-    ledger.measure(np.random.default_rng(seed).permutation(uniform_ladder(task.problem.space)), "ladder")
+    rungs = uniform_ladder(task.problem.space)
+    ledger.measure(rungs[np.random.default_rng(seed).permutation(len(rungs))], "ladder")
 
 
 def unseeded_nsga2(task: SearchTask, ledger: Ledger, seed: int) -> None:
@@ -98,8 +100,8 @@ def seeded_nsga2(task: SearchTask, ledger: Ledger, seed: int) -> None:
     """NSGA-II with our operators, started from trade-offs of the sensitivities, every individual measured."""
     problem, space = task.problem, task.problem.space
     costs = [problem.costs.tables[each.name] for each in problem.objectives if each.name in problem.costs.tables]
-    loss = task.sensitivities.reshape(*task.sensitivities.shape, *(1,) * (space.n_genes - 3))
-    seeds = lagrangian_seeds(space, loss, costs)
+
+    seeds = lagrangian_seeds(space, task.sensitivities, costs)
     predicted = AdditivePredictor(space, task.sensitivities, task.dense_error).predict(seeds)[0]
     values, violations = problem.values(seeds, predicted)
     front = front_of(values, violations)
@@ -110,7 +112,7 @@ def seeded_nsga2(task: SearchTask, ledger: Ledger, seed: int) -> None:
 
 
 def _evolve(task: SearchTask, ledger: Ledger, seed: int, operators: dict[str, Any]) -> None:
-    problem = task.problem.with_errors(lambda genomes: ledger.measure(genomes, "evolve"))
+    problem = task.problem.with_errors(lambda genomes: ledger.measure(genomes.astype(np.int64), "evolve"))
     algorithm = NSGA2(pop_size=_POPULATION, **operators)
     algorithm.setup(problem, seed=seed, termination=("n_gen", 1_000_000))
     _until_spent(ledger, algorithm.next)
@@ -118,27 +120,23 @@ def _evolve(task: SearchTask, ledger: Ledger, seed: int, operators: dict[str, An
 
 def optuna_nsga2(task: SearchTask, ledger: Ledger, seed: int) -> None:
     """Optuna's NSGA-II with its own settings but for the population."""
-    import optuna
-
-    sampler = optuna.samplers.NSGAIISampler(population_size=_POPULATION, seed=seed, constraints_func=_violations)
+    sampler = _optuna().samplers.NSGAIISampler(population_size=_POPULATION, seed=seed)
     _optimize(task, ledger, sampler)
 
 
 def optuna_tpe(task: SearchTask, ledger: Ledger, seed: int) -> None:
     """Optuna's tree-structured Parzen estimator with its own settings."""
-    import optuna
-
-    _optimize(task, ledger, optuna.samplers.TPESampler(seed=seed, constraints_func=_violations))
+    _optimize(task, ledger, _optuna().samplers.TPESampler(seed=seed))
 
 
-def _violations(trial: Any) -> Sequence[float]:
-    return tuple(trial.user_attrs["violations"])
+def _optuna() -> Any:
+    """The library, which is not among what the package needs: ``pip install emomc[optuna]``."""
+    return import_module("optuna")
 
 
 def _optimize(task: SearchTask, ledger: Ledger, sampler: Any) -> None:
     """Ask Optuna for one genome after the other; its whole numbers are the ranks of the allowed choices."""
-    import optuna
-
+    optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = task.problem.space
     study = optuna.create_study(directions=["minimize"] * task.problem.n_obj, sampler=sampler)
@@ -156,7 +154,8 @@ def _optimize(task: SearchTask, ledger: Ledger, sampler: Any) -> None:
         ranks = np.array([trial.params.get(str(position), 0) for position in range(space.n_var)])
         genome = space.canonical(space.at_ranks(ranks[None]))
         values, violations = task.problem.values(genome, ledger.measure(genome, "ask"))
-        trial.set_user_attr("violations", violations[0].tolist())
+        for constraint, violation in enumerate(violations[0].tolist()):
+            trial.set_constraint(str(constraint), violation)
         study.tell(trial, values[0].tolist())
 
     _until_spent(ledger, step)

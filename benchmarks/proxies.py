@@ -17,7 +17,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from emomc import CompressionProblem, Constraint, Gene, SearchSpace
+from emomc import CompressionProblem, Constraint, Gene, SearchSpace, hypervolume
 from emomc.genome import BIT_WIDTH, DATAFLOW, PRUNE_RATIO, SHARED_VALUES
 from emomc.problems import CostTables, load_objective
 from emomc.search import SearchTask
@@ -27,7 +27,8 @@ Genomes = NDArray[np.integer]
 
 DENSE_ERROR = 0.08
 CHANCE = 0.9  # error of a network that has broken down
-MAX_LOSS = 0.1
+MAX_LOSS = 0.1  # of "three"
+RESOLUTION = 1e-4  # errors are exact, so that small losses can be told apart
 NOISE = 0.5  # standard deviation of the logarithm of told over true loss
 
 
@@ -49,6 +50,7 @@ class Proxy:
     loss: Doubles
     coupling: Doubles
     costs: dict[str, Doubles]
+    max_loss: float = CHANCE  # networks that lose more error than this are infeasible
 
     def losses(self, genomes: Genomes) -> Doubles:
         """True losses of genomes ``(n, n_var)``, shape ``(n,)``."""
@@ -61,17 +63,17 @@ class Proxy:
         return to_error(self.losses(genomes))
 
     def problem(self, errors: Callable[[Genomes], Doubles] | None = None) -> CompressionProblem:
-        """The problem; networks that lose more than `MAX_LOSS` are infeasible."""
+        """The problem, with the limit of the loss as its constraint where there is one."""
         tables = {name: table[..., None, None] for name, table in self.costs.items()}
         costs = CostTables(self.space, (), tables, {})
-        limit = Constraint(load_objective("error"), DENSE_ERROR + MAX_LOSS)
-        return CompressionProblem(costs, errors or self.errors, ("error", *self.costs), [limit])
+        limit = [Constraint(load_objective("error"), DENSE_ERROR + self.max_loss)] if self.max_loss < CHANCE else []
+        return CompressionProblem(costs, errors or self.errors, ("error", *self.costs), limit)
 
     def task(self, seed: int, noise: float = NOISE) -> SearchTask:
         """What a search is given: exact costs, and sensitivities that are off by a factor each."""
         factor = np.exp(noise * np.random.default_rng(seed).normal(size=self.loss.shape))
         told = np.maximum.accumulate(np.maximum.accumulate(self.loss * factor, axis=1), axis=2)
-        return SearchTask(self.problem(), told[..., None], DENSE_ERROR)
+        return SearchTask(self.problem(), told[..., None, None], DENSE_ERROR, resolution=RESOLUTION)
 
     @cached_property
     def exact_front(self) -> Doubles:
@@ -84,7 +86,8 @@ class Proxy:
         tables = np.stack([self.loss, *self.costs.values()], axis=-1)
         choices = tables.reshape(self.space.n_layers, -1, tables.shape[-1])
         # With nothing but additions losses only grow, so what loses too much already is left out.
-        most = np.inf if self.coupling.any() else from_error(DENSE_ERROR + MAX_LOSS)
+        limit = from_error(DENSE_ERROR + self.max_loss)
+        most = np.inf if self.coupling.any() else limit
         fronts = [(0.0, np.zeros((1, tables.shape[-1])))]  # loss of the last layer, and what is reached with it
         for coupling, options in zip([0.0, *self.coupling], choices, strict=True):
             reached = []
@@ -94,8 +97,27 @@ class Proxy:
                 merged = [front + step for step, (_, front) in zip(steps, fronts, strict=True)]
                 reached.append((float(option[0]), _nondominated(merged, most)))
             fronts = reached if self.coupling.any() else [(0.0, _nondominated([front for _, front in reached], most))]
-        front = _nondominated([front for _, front in fronts], from_error(DENSE_ERROR + MAX_LOSS))
+        front = _nondominated([front for _, front in fronts], limit)
         return np.concatenate([to_error(front[:, :1]), front[:, 1:]], axis=1)
+
+    def quality(self, values: Doubles) -> float:
+        """Hypervolume of objectives ``(n, objectives)`` over that of the exact front.
+
+        It is taken in the logarithm of the lost error and in plain costs, in the box between the best and the worst of
+        each on the exact front.
+        """
+        return self._volume(values) / self._exact_volume
+
+    @cached_property
+    def _exact_volume(self) -> float:
+        return self._volume(self.exact_front)
+
+    def _volume(self, values: Doubles) -> float:
+        scaled, exact = (
+            np.concatenate([np.log(v[:, :1] - DENSE_ERROR), v[:, 1:]], axis=1) for v in (values, self.exact_front)
+        )
+        low, high = exact.min(axis=0), exact.max(axis=0)
+        return hypervolume((scaled - low) / (high - low), np.ones(len(low)))
 
 
 def _nondominated(fronts: list[Doubles], most_loss: float) -> Doubles:
@@ -109,7 +131,7 @@ def additive(seed: int, n_layers: int = 20) -> Proxy:
     rng = np.random.default_rng(seed)
     widths = tuple(range(9, 1, -1))
     loss = _sensitivity(rng, n_layers) * _wear(rng, 4.0 ** -np.array(widths, dtype=float), n_layers)
-    weights = rng.integers(4, 64, n_layers)
+    weights = np.round(10 ** rng.uniform(1, 3, n_layers))
     size = (weights[:, None] * np.array(widths))[:, None, :].astype(float)
     return Proxy(
         "additive", _space(n_layers, (0.0,), widths), 4.0 * loss[:, None, :], np.zeros(n_layers - 1), {"size": size}
@@ -135,7 +157,7 @@ def three(seed: int, n_layers: int = 10) -> Proxy:
     size = np.ceil(weights[:, None, None] * (kept[:, None] * np.array(widths) + 1) / 4)
     energy = np.ceil(macs[:, None, None] * (kept[:, None] * (np.array(widths) + 4)) / 4)
     costs = {"energy": energy, "size": size}
-    return Proxy("three", _space(n_layers, ratios, widths), loss, np.zeros(n_layers - 1), costs)
+    return Proxy("three", _space(n_layers, ratios, widths), loss, np.zeros(n_layers - 1), costs, MAX_LOSS)
 
 
 PROXIES = {"additive": additive, "coupled": coupled, "three": three}
@@ -169,4 +191,4 @@ def to_error(loss: Doubles) -> Doubles:
 def from_error(error: float) -> float:
     """The loss behind an error."""
     part = (error - DENSE_ERROR) / (CHANCE - DENSE_ERROR)
-    return part / (1 - part)
+    return part / (1 - part) if part < 1 else np.inf

@@ -15,10 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import emomc
-from emomc.benchmarks.environment import write_results
 from emomc.benchmarks.methods import METHODS, Trace, spend
 from emomc.search import SearchTask
 

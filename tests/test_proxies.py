@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emomc.benchmarks.proxies import CHANCE, DENSE_ERROR, MAX_LOSS, PROXIES
+from emomc.benchmarks.proxies import CHANCE, DENSE_ERROR, PROXIES
 from emomc.search import front_of, hypervolume
 from tests.referees import fronts
 
@@ -49,10 +50,22 @@ def test_no_network_beats_the_front_and_the_told_sensitivities_are_not_the_losse
         best = values[front_of(values, violations)]
         together = np.concatenate([proxy.exact_front, best])
         assert set(front_of(together)) <= set(range(len(proxy.exact_front))), name
-        assert proxy.exact_front[:, 0].max() <= DENSE_ERROR + MAX_LOSS
-        ratio = np.log(task.sensitivities[..., 0] / proxy.loss)
+        assert proxy.exact_front[:, 0].max() <= DENSE_ERROR + proxy.max_loss
+        ratio = np.log(task.sensitivities[..., 0, 0] / proxy.loss)
         assert 0.2 < ratio.std() < 0.8
         assert (np.diff(task.sensitivities, axis=2) >= 0).all()
+
+
+@pytest.mark.parametrize("name", sorted(PROXIES))
+def test_quality_is_one_for_the_front_and_grows_with_what_is_known_of_it(name: str) -> None:
+    proxy = PROXIES[name](1, 6)
+    front = np.random.default_rng(0).permutation(proxy.exact_front)
+    qualities = [proxy.quality(front[:n]) for n in (1, 5, 20, 60)]
+    assert all(0 <= low < high < 1 for low, high in itertools.pairwise(qualities))
+    assert proxy.quality(front) == pytest.approx(1)
+    worse = front[:20] + np.concatenate([[0.01], 0.05 * np.ptp(front[:, 1:], axis=0)])
+    assert proxy.quality(worse) < qualities[2]
+    assert proxy.quality(np.concatenate([front[:20], worse])) == pytest.approx(qualities[2])
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 5)] * 3), min_size=1, max_size=6), st.tuples(*[st.integers(1, 6)] * 3))
