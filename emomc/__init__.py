@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from emomc.accuracy import Measurement, Settings, Split, Splits
     from emomc.errors import EmomcError
-    from emomc.export import load, measure_file
+    from emomc.export import (
+        CompressedFile,
+        Compressor,
+        compress,
+        configuration_names,
+        load,
+        load_configuration,
+        measure_file,
+    )
     from emomc.genome import Configuration, Gene, SearchSpace
     from emomc.hardware import CostModel, accelerators, load_accelerator
     from emomc.network import Network, trace
@@ -27,7 +35,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "emomc.accuracy": ("Measurement", "Settings", "Split", "Splits"),
     "emomc.errors": ("EmomcError",),
-    "emomc.export": ("load", "measure_file"),
+    "emomc.export": (
+        "CompressedFile",
+        "Compressor",
+        "compress",
+        "load",
+        "load_configuration",
+        "measure_file",
+        "configuration_names",
+    ),
     "emomc.genome": ("Configuration", "Gene", "SearchSpace"),
     "emomc.hardware": ("CostModel", "accelerators", "load_accelerator"),
     "emomc.network": ("Network", "trace"),
@@ -44,7 +60,9 @@ __all__ = [
     "Augmentation",
     "Batch",
     "Budget",
+    "CompressedFile",
     "CompressionProblem",
+    "Compressor",
     "Configuration",
     "Constraint",
     "CostModel",
@@ -65,6 +83,8 @@ __all__ = [
     "Task",
     "TrainingData",
     "accelerators",
+    "compress",
+    "configuration_names",
     "fit",
     "front_of",
     "genome_operators",
@@ -72,6 +92,7 @@ __all__ = [
     "lagrangian_seeds",
     "load",
     "load_accelerator",
+    "load_configuration",
     "load_task",
     "measure_file",
     "objective",

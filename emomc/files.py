@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees either the old content or the whole new one."""
+"""Files: written so that a reader sees either the old content or the whole new one, and plain YAML read safely."""
 
 from __future__ import annotations
 
@@ -7,9 +7,34 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import yaml
 
 from emomc.errors import EmomcError
+
+LARGEST_YAML = 1_000_000  # bytes
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML without aliases, so that a small file cannot stand for a huge one."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not accepted")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain contents of a YAML file. Raises EmomcError where it cannot be read or is not plain YAML."""
+    try:
+        if path.stat().st_size > LARGEST_YAML:
+            raise EmomcError(f"{path}: larger than {LARGEST_YAML} bytes, which no description is.")
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a safe loader
+    except OSError as error:
+        raise EmomcError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise EmomcError(f"{path}: not valid YAML: {str(error)[:500]}") from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -25,7 +25,6 @@ from emomc.accuracy.correction import (
 from emomc.accuracy.divergence import divergence, is_classification
 from emomc.accuracy.splits import Split, Splits
 from emomc.compression.activations import FLOATING, ActivationGrid, attach_quantizers
-from emomc.compression.bank import Bank
 from emomc.compression.glue import make_storable
 from emomc.compression.networkfile import load_network, save_network
 from emomc.compression.ranges import InputDistribution, collect_inputs, fit_grid
@@ -36,6 +35,13 @@ ErrorMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 DENSE = -1  # variant number of an uncompressed layer
 _CACHED_WEIGHTS = 64_000_000  # decoded weights kept per process: 256 MB
+
+
+class Blobs(Protocol):
+    """Where coded weights come from: the bank, or anything else that numbers the variants of a layer."""
+
+    def blob(self, layer: int, variant: int, /) -> bytes:
+        """The coded bytes of a variant."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ class Evaluator:
         module: nn.Module,
         network: Network,
         splits: Splits,
-        bank: Bank | None,
+        bank: Blobs | None,
         error: ErrorMetric,
         settings: Settings | None = None,
     ) -> None:

@@ -94,7 +94,8 @@ class LayerVariants:
         return blob
 
 
-def _check_range(name: str, weight: Floats) -> None:
+def check_storable(name: str, weight: Floats) -> None:
+    """Raise EmomcError where a layer's weights are not finite, or beyond what half-precision scales resolve."""
     largest = float(np.abs(weight).max())
     if not np.isfinite(largest):
         raise EmomcError(f"layer {name!r}: weights contain NaN or infinity; the network cannot be compressed.")
@@ -260,7 +261,7 @@ class Bank:
         genes = tuple(space.genes[axis] for axis in space.columns(STORED))
         table = _representatives(space)
         for name in space.layers:
-            _check_range(name, weights[name])
+            check_storable(name, weights[name])
         return [
             LayerRecipe(
                 np.ascontiguousarray(weights[name], dtype=np.float32),

@@ -1,7 +1,20 @@
-"""Files of compressed networks as torch modules and weights, and measuring what is in them."""
+"""Files of compressed networks: made at one configuration, as torch modules and plain weights, and measured."""
 
+from emomc.export.compressing import IN_ORDER, CompressedFile, Compressor, compress
+from emomc.export.configurations import configuration_names, load_configuration
 from emomc.export.loading import KNOWN_FACTORIES, load
 from emomc.export.measuring import measure_file
 from emomc.export.plain import export_state_dict
 
-__all__ = ["KNOWN_FACTORIES", "export_state_dict", "load", "measure_file"]
+__all__ = [
+    "IN_ORDER",
+    "KNOWN_FACTORIES",
+    "CompressedFile",
+    "Compressor",
+    "compress",
+    "configuration_names",
+    "export_state_dict",
+    "load",
+    "load_configuration",
+    "measure_file",
+]

@@ -6,10 +6,10 @@ import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from emomc.errors import EmomcError, unknown_name
+from emomc.files import read_yaml
 from emomc.hardware.accelerator import Accelerator, MacEnergy, Memory, Sparsity
 from emomc.hardware.accesses import Registers
 from emomc.hardware.dataflow import DATAFLOWS, NAMED
@@ -18,7 +18,6 @@ from emomc.hardware.physical import PhysicalModel
 from emomc.hardware.published import Energies, PublishedModel
 
 PICO = 1e-12
-LARGEST_FILE = 1_000_000  # bytes
 
 
 class _Section(BaseModel):
@@ -241,15 +240,6 @@ def sources(description: BaseModel, prefix: str = "") -> dict[str, str]:
     return found
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain YAML without aliases, so that a small file cannot stand for a huge one."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not accepted")
-        return super().compose_node(parent, index)
-
-
 def read_description(path: Path) -> Description:
     """The checked contents of a description file.
 
@@ -277,15 +267,3 @@ def _explain(item: Any) -> str:
     place = ".".join(map(str, item["loc"])) or "file"
     given = "" if item["type"] == "missing" else f" (got {reprlib.repr(item['input'])})"
     return f"  {place}: {item['msg']}{given}"
-
-
-def read_yaml(path: Path) -> Any:
-    """The plain contents of a YAML file. Raises EmomcError where it cannot be read or is not plain YAML."""
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise EmomcError(f"{path}: larger than {LARGEST_FILE} bytes; this is not an accelerator description.")
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a safe loader
-    except OSError as error:
-        raise EmomcError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise EmomcError(f"{path}: not valid YAML: {str(error)[:500]}") from None

@@ -53,7 +53,7 @@ def from_zigzag(path: Path) -> dict[str, Any]:
     Raises:
         EmomcError: when the file cannot be read, or lacks a field.
     """
-    from emomc.hardware.description import read_yaml  # brings yaml: only when a file is read
+    from emomc.files import read_yaml  # brings yaml: only when a file is read
 
     content = read_yaml(path)
     try:

@@ -20,7 +20,7 @@ from emomc.network.bounds import conv_bounds, linear_bounds
 from emomc.network.layers import Layer, Node
 
 _OPEN_MODULES = (nn.Conv1d, nn.Conv2d, nn.Linear, ParametrizationList)
-_LAYER_FUNCTIONS = (functional.conv1d, functional.conv2d, functional.linear)
+LAYER_FUNCTIONS = (functional.conv1d, functional.conv2d, functional.linear)
 _LAYER_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
@@ -28,8 +28,13 @@ class GraphTracer(fx.Tracer):
     """Symbolic tracer of modules with one input tensor.
 
     Convolutions and linear operators are traced down to their functional form, so that modules, subclasses of them
-    and plain calls of ``torch.nn.functional`` are all seen in one way.
+    and plain calls of ``torch.nn.functional`` are all seen in one way. Tensors that ``forward`` makes are kept on
+    ``device``: without data on ``meta``, to be run on ``cpu``.
     """
+
+    def __init__(self, device: str = "meta") -> None:
+        super().__init__()
+        self._device = device
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module stays one step of the graph."""
@@ -58,7 +63,7 @@ class GraphTracer(fx.Tracer):
             EmomcError: ``forward`` does something that depends on the values or the shape of a tensor.
         """
         try:
-            with torch.device("meta"):
+            with torch.device(self._device):
                 return super().trace(root, concrete_args)
         except Exception as error:
             raise _untraceable("", error) from error
@@ -122,7 +127,7 @@ class Recorder(fx.Interpreter):
             return kinds.module_kind(module), kinds.module_operator(module)
         if isinstance(n.target, str):
             return kinds.name_kind(n.target), f"torch.Tensor.{n.target}"
-        kind = "layer" if n.target in _LAYER_FUNCTIONS else kinds.name_kind(n.target.__name__)
+        kind = "layer" if n.target in LAYER_FUNCTIONS else kinds.name_kind(n.target.__name__)
         return kind, kinds.function_operator(n.target)
 
     def _holds_weights(self, n: fx.Node, kind: str) -> bool:

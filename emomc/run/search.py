@@ -131,7 +131,7 @@ class _Search:
         jobs = []
         for row, name in zip(session.bank.variants_of(genomes).tolist(), names, strict=True):
             path = session.folder.resolve() / "points" / name
-            arguments = (tuple(row), path, session.header, "test")
+            arguments = (tuple(row), path, session.task.header, "test")
             jobs.append(Job("finish", arguments, stored_as=(tuple(row), "test"), makes=path))
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         measured = session.run_jobs(jobs, "measuring the front")

@@ -20,7 +20,7 @@ from emomc.accuracy.evaluator import DENSE, Evaluator, Measurement, Settings
 from emomc.accuracy.sensitivity import plan_probes, sensitivity_table
 from emomc.compression import CALIBRATED, Calibration
 from emomc.compression.bank import Bank
-from emomc.compression.networkfile import INPUT_SHAPE, file_overhead
+from emomc.compression.networkfile import file_overhead
 from emomc.errors import EmomcError, unknown_name
 from emomc.genome import BIT_WIDTH, DATAFLOW, PRUNE_RATIO, SHARED_VALUES, STORED, Gene, SearchSpace, default_genes
 from emomc.hardware import METRICS, CostAxes, CostModel, load_accelerator
@@ -147,16 +147,6 @@ class Session:
     def _calibration(self) -> Calibration:
         return Calibration(self.task.module, self.network, self.task.splits.calibration.inputs)
 
-    @property
-    def header(self) -> dict[str, Any]:
-        """Header of the files of this task; the same for every network, so that it adds a constant to the size."""
-        return {
-            "task": self.task.name,
-            "factory": self.task.factory,
-            "factory_arguments": dict(self.task.factory_arguments),
-            INPUT_SHAPE: list(self.task.example_input.shape),
-        }
-
     def _cost_tables(self) -> CostTables:
         coded = np.vectorize(coding.blob_cost, otypes=[np.float64])(self.bank.sizes)
         choices = {gene.name: gene.choices for gene in self.space.genes}
@@ -171,7 +161,7 @@ class Session:
         tables = self.accelerator.tables(self.network.layers, axes)
         peaks = frozenset(metric for metric in tables if METRICS[metric].combine == "max")
         tables["size"] = self.space.spread(coded, STORED)
-        overhead = float(file_overhead(self.task.module, self.network, self.header))
+        overhead = float(file_overhead(self.task.module, self.network, self.task.header))
         return CostTables(self.space, self.network.layers, tables, {"size": overhead}, peaks)
 
     def _input_sparsity(self) -> Doubles:

@@ -7,10 +7,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 
 from emomc.accuracy.splits import Split, Splits
+from emomc.compression.networkfile import INPUT_SHAPE
 from emomc.training.recipe import Recipe
 
 ErrorFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -76,6 +78,16 @@ class Task:
         """(1, C, H, W) float32: the first calibration image."""
         inputs, _ = next(self.splits.calibration.batches(1))
         return inputs
+
+    @cached_property
+    def header(self) -> dict[str, Any]:
+        """Header of the files of this task; the same for every network, so that it adds a constant to the size."""
+        return {
+            "task": self.name,
+            "factory": self.factory,
+            "factory_arguments": dict(self.factory_arguments),
+            INPUT_SHAPE: list(self.example_input.shape),
+        }
 
     @cached_property
     def fingerprint(self) -> str:
