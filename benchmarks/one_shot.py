@@ -36,8 +36,8 @@ VARIANTS = {
     "uncorrected": ("magnitude", False),
 }
 KEY = ("method", "corrected", "prune_ratio", "bit_width", "shared_values")
-COLUMNS = (*KEY, "error", "loss_points", "standard_error", "divergence", "strength", "images", "weight_bytes")
-COLUMNS = (*COLUMNS, "file_bytes", "file", "seconds")
+FOUND = ("error", "loss_points", "standard_error", "divergence", "strength", "images")
+COLUMNS = (*KEY, *FOUND, "weight_bytes", "file_bytes", "file", "seconds")
 
 
 def file_name(task: str, variant: str, setting: tuple[float, int, int]) -> str:
@@ -100,11 +100,14 @@ def main() -> None:
         began = time.monotonic()
         made = compressors[corrected].compress(wanted, path, method=method)
         found, dense = made.measurement, made.dense
-        values = (found.error, round(100 * found.difference, 2), round(100 * found.standard_error, 2))
-        facts = (round(found.divergence, 4), found.strength, found.samples, made.weight_bytes, path.stat().st_size)
-        key = (method, corrected, *setting)
-        seconds = round(time.monotonic() - began)
-        row = dict(zip(COLUMNS, (*key, *values, *facts, path.name, seconds), strict=True))
+        values: tuple[float, ...] = (
+            found.error,
+            round(100 * found.difference, 2),
+            round(100 * found.standard_error, 2),
+        )
+        values += (round(found.divergence, 4), found.strength, found.samples)
+        made_of = (made.weight_bytes, path.stat().st_size, path.name, round(time.monotonic() - began))
+        row = dict(zip(COLUMNS, (method, corrected, *setting, *values, *made_of), strict=True))
         append(table, row)
         print(*row.values(), flush=True)
     if dense is not None:

@@ -82,7 +82,7 @@ def test_help_loads_no_heavy_library():
 
 def test_every_command_is_explained_with_an_example():
     overview = good("--help")
-    for name in ("tasks", "search", "show", "plot", "pick", "export", "verify", "cost", "salvage"):
+    for name in ("tasks", "search", "compress", "show", "plot", "pick", "export", "verify", "cost", "salvage"):
         assert re.search(rf"^  {name} ", overview, re.MULTILINE)
         if name != "tasks":
             assert f"  emomc {name} " in good(name, "--help")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from emomc.cli.compress import compress
 from emomc.cli.cost import cost
 from emomc.cli.faults import ClearErrors
 from emomc.cli.files import export, verify
@@ -34,5 +35,5 @@ def main() -> None:
     """  # noqa: D301 - click's mark
 
 
-for _command in (tasks, search, show, plot, pick, export, verify, cost, salvage):
+for _command in (tasks, search, compress, show, plot, pick, export, verify, cost, salvage):
     main.add_command(_command)

@@ -1,0 +1,168 @@
+"""One configuration without a search: recipes, what the file holds, and what is said of mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import emomc
+from emomc import coding
+from emomc.cli import main
+from emomc.errors import EmomcError
+from emomc.export.recipe import UNCOMPRESSED, parse_recipe
+
+LAYERS = ("stem", "layer1.conv1", "layer1.conv2", "head")
+
+
+@pytest.fixture(scope="module")
+def task() -> emomc.Task:
+    return emomc.load_task("digits")
+
+
+@pytest.fixture(scope="module")
+def compressor(task) -> emomc.Compressor:
+    return emomc.Compressor(task)
+
+
+def command(*arguments: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False)
+    return done.exit_code, done.stdout, done.stderr
+
+
+# --- recipes ---
+
+
+def test_later_patterns_win_choice_by_choice():
+    text = {"*": {"prune_ratio": 0.6, "bit_width": 4}, "layer1.*": {"bit_width": 8}, "head": {"shared_values": 16}}
+    found = parse_recipe(text, LAYERS).layers
+    assert found["stem"] == {"prune_ratio": 0.6, "bit_width": 4, "shared_values": 0}
+    assert found["layer1.conv2"] == {"prune_ratio": 0.6, "bit_width": 8, "shared_values": 0}
+    assert found["head"] == {"prune_ratio": 0.6, "bit_width": 4, "shared_values": 16}
+    assert parse_recipe({"head": {"bit_width": 2}}, LAYERS).layers["stem"] == UNCOMPRESSED
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('"*": {prune_ratio: 1.5}', ["mine.yaml", "*.prune_ratio", "1.5", "less than or equal to 1"]),
+        ('"*": {bit_width: 4.5}', ["*.bit_width", "4.5", "integer"]),
+        ('"*": {bit_width: 1}', ["*.bit_width", "got 1", "greater than or equal to 2"]),
+        ('"*": {prune_ratio: .nan}', ["*.prune_ratio", "nan", "finite"]),
+        ('"*": {bits: 4}', ["*.bits", "bit_width"]),
+        ('"layer9.*": {bit_width: 4}', ["layer9.*", "layer1.conv1"]),
+        ('"*": 4', ["*", "got 4"]),
+        ("- 4", ["expected patterns", "[4]"]),
+        ("", ["expected patterns"]),
+        ("a: &x {bit_width: 4}\nb: *x", ["not valid YAML", "aliases"]),
+        ("a: {", ["not valid YAML"]),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_named(tmp_path, text, expected):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(EmomcError) as caught:
+        emomc.load_recipe(path, LAYERS)
+    assert all(part in str(caught.value) for part in expected), str(caught.value)
+
+
+def test_shipped_recipes_suit_every_network():
+    assert "w4" in emomc.recipe_names()
+    for name in emomc.recipe_names():
+        assert set(emomc.load_recipe(name, LAYERS).layers) == set(LAYERS)
+    with pytest.raises(EmomcError, match=r"'w44'.*Did you mean 'w4'.*recipe\.yaml"):
+        emomc.load_recipe("w44", LAYERS)
+
+
+# --- what is made ---
+
+
+@pytest.mark.parametrize("method", ["in-order", "magnitude", "obs"])
+def test_the_file_holds_what_the_recipe_says(compressor, tmp_path, method):
+    recipe = {"*": {"prune_ratio": 0.5, "bit_width": 4}, "linear": {"prune_ratio": 0.0, "bit_width": 8}}
+    recipe["head.0"] = {"bit_width": 8, "shared_values": 4}
+    made = compressor.compress(recipe, tmp_path / "digits.emomc", method=method, split="validation")
+    file = coding.read_network(made.path)
+    assert made.size_bytes == made.path.stat().st_size
+    assert made.weight_bytes == sum(map(len, file.blobs.values()))
+    for layer in compressor.network.layers:
+        tensor = file.tensor(layer.name, layer.weight_shape)
+        zeros = int(np.count_nonzero(tensor.integers == 0))
+        if layer.name == "linear":
+            assert tensor.bit_width == 8 and zeros < 0.1 * layer.weight_count
+        else:
+            assert zeros >= round(0.5 * layer.weight_count)
+            assert tensor.bit_width == (8 if layer.name == "head.0" else 4)
+        if layer.name == "head.0":
+            assert len(set(tensor.integers.ravel().tolist()) - {0}) <= 4
+    again = emomc.measure_file(made.path, compressor.task, "validation")
+    assert (again.error, again.difference) == (made.measurement.error, made.measurement.difference)
+    dense = made.measurement.error - made.measurement.difference
+    assert made.dense.error == pytest.approx(dense)
+
+
+def test_a_file_of_one_configuration_does_not_depend_on_those_before_it(task, compressor, tmp_path):
+    compressor.compress("w8", tmp_path / "first.emomc", split="validation")
+    second = compressor.compress("p50w4", tmp_path / "second.emomc", split="validation")
+    alone = emomc.compress(task, "p50w4", tmp_path / "alone.emomc", split="validation")
+    assert second.path.read_bytes() == alone.path.read_bytes()
+    assert second.measurement == alone.measurement
+
+
+def test_layers_in_order_lose_less_than_layers_by_magnitude(compressor, tmp_path):
+    recipe = {"*": {"prune_ratio": 0.7, "bit_width": 3}}
+    ours, theirs = (
+        compressor.compress(recipe, tmp_path / "x.emomc", method=method, split="selection").measurement
+        for method in ("in-order", "magnitude")
+    )
+    assert ours.divergence < theirs.divergence
+    assert ours.difference < theirs.difference
+
+
+def test_a_configuration_of_another_network_is_refused(compressor, tmp_path):
+    odd = emomc.Configuration({"conv9": {"prune_ratio": 0.5, "bit_width": 4, "shared_values": 0}})
+    with pytest.raises(EmomcError, match="unknown layer 'conv9'"):
+        compressor.compress(odd, tmp_path / "x.emomc")
+    with pytest.raises(EmomcError, match=r"unknown compression method 'obz'.*'obs'"):
+        compressor.compress("w4", tmp_path / "x.emomc", method="obz")
+    assert not (tmp_path / "x.emomc").exists()
+
+
+# --- the command ---
+
+
+def test_the_command_measures_what_it_wrote(task, tmp_path):
+    out = tmp_path / "digits.emomc"
+    code, text, _ = command("compress", "digits", "--prune-ratio", "0.6", "--bit-width", "4", "--out", out)
+    assert code == 0
+    found = emomc.measure_file(out, task)
+    assert f"error  {100 * found.error:.2f} %" in text
+    assert f"{100 * found.difference:+.2f} ± {100 * found.standard_error:.2f}" in text
+    assert f"size   {out.stat().st_size} bytes, {4 * 21226 / out.stat().st_size:.1f} x less" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "expected one configuration"),
+        (["--config", "w4", "--bit-width", "4"], "expected one configuration"),
+        (["--config", "w44"], "Did you mean 'w4'"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--bit-width", "4", "--method", "obz"], "Did you mean 'obs'"),
+        (["--point", "p00"], "holds no run"),
+    ],
+)
+def test_mistakes_are_answered(arguments, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, message = command("compress", "digits", "--out", tmp_path / "x.emomc", *arguments)
+    assert code == 2 and expected in message
+    assert not Path(tmp_path / "x.emomc").exists()
+
+
+def test_an_existing_file_is_kept(tmp_path):
+    out = tmp_path / "kept.emomc"
+    out.write_text("precious")
+    code, _, message = command("compress", "digits", "--config", "w4", "--out", out)
+    assert code == 2 and "--force" in message and out.read_text() == "precious"
