@@ -95,7 +95,8 @@ def collect_grams(module: nn.Module, network: Network, inputs: torch.Tensor) -> 
         if name not in sums or not bool(torch.isfinite(sums[name]).all()):
             what = "is not called on" if name not in sums else "meets NaN or infinity in"
             raise EmomcError(f"layer {name!r} {what} the calibration inputs: check that the network runs on them.")
-        grams[name] = (sums.pop(name) / counts[name]).float().cpu().numpy()
+        mean = sums.pop(name) / counts[name]
+        grams[name] = ((mean + mean.transpose(1, 2)) / 2).float().cpu().numpy()  # products are not always symmetric
     return grams
 
 
