@@ -1,4 +1,4 @@
-"""One configuration without a search: recipes, what the file holds, and what is said of mistakes."""
+"""One configuration without a search: where it comes from, what the file holds, and what is said of mistakes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import emomc
 from emomc import coding
 from emomc.cli import main
 from emomc.errors import EmomcError
-from emomc.export.recipe import UNCOMPRESSED, parse_recipe
+from emomc.export.configurations import UNCOMPRESSED, parse_configuration
 
 LAYERS = ("stem", "layer1.conv1", "layer1.conv2", "head")
 
@@ -32,16 +32,16 @@ def command(*arguments: object) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-# --- recipes ---
+# --- configurations ---
 
 
 def test_later_patterns_win_choice_by_choice():
     text = {"*": {"prune_ratio": 0.6, "bit_width": 4}, "layer1.*": {"bit_width": 8}, "head": {"shared_values": 16}}
-    found = parse_recipe(text, LAYERS).layers
+    found = parse_configuration(text, LAYERS).layers
     assert found["stem"] == {"prune_ratio": 0.6, "bit_width": 4, "shared_values": 0}
     assert found["layer1.conv2"] == {"prune_ratio": 0.6, "bit_width": 8, "shared_values": 0}
     assert found["head"] == {"prune_ratio": 0.6, "bit_width": 4, "shared_values": 16}
-    assert parse_recipe({"head": {"bit_width": 2}}, LAYERS).layers["stem"] == UNCOMPRESSED
+    assert parse_configuration({"head": {"bit_width": 2}}, LAYERS).layers["stem"] == UNCOMPRESSED
 
 
 @pytest.mark.parametrize(
@@ -60,30 +60,30 @@ def test_later_patterns_win_choice_by_choice():
         ("a: {", ["not valid YAML"]),
     ],
 )
-def test_a_mistake_in_a_recipe_is_named(tmp_path, text, expected):
+def test_a_mistake_in_a_file_is_named(tmp_path, text, expected):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(EmomcError) as caught:
-        emomc.load_recipe(path, LAYERS)
+        emomc.load_configuration(path, LAYERS)
     assert all(part in str(caught.value) for part in expected), str(caught.value)
 
 
-def test_shipped_recipes_suit_every_network():
-    assert "w4" in emomc.recipe_names()
-    for name in emomc.recipe_names():
-        assert set(emomc.load_recipe(name, LAYERS).layers) == set(LAYERS)
-    with pytest.raises(EmomcError, match=r"'w44'.*Did you mean 'w4'.*recipe\.yaml"):
-        emomc.load_recipe("w44", LAYERS)
+def test_shipped_configurations_suit_every_network():
+    assert "w4" in emomc.configuration_names()
+    for name in emomc.configuration_names():
+        assert set(emomc.load_configuration(name, LAYERS).layers) == set(LAYERS)
+    with pytest.raises(EmomcError, match=r"'w44'.*Did you mean 'w4'.*mine\.yaml"):
+        emomc.load_configuration("w44", LAYERS)
 
 
 # --- what is made ---
 
 
 @pytest.mark.parametrize("method", ["in-order", "magnitude", "obs"])
-def test_the_file_holds_what_the_recipe_says(compressor, tmp_path, method):
-    recipe = {"*": {"prune_ratio": 0.5, "bit_width": 4}, "linear": {"prune_ratio": 0.0, "bit_width": 8}}
-    recipe["head.0"] = {"bit_width": 8, "shared_values": 4}
-    made = compressor.compress(recipe, tmp_path / "digits.emomc", method=method, split="validation")
+def test_the_file_holds_what_was_asked(compressor, tmp_path, method):
+    wanted = {"*": {"prune_ratio": 0.5, "bit_width": 4}, "linear": {"prune_ratio": 0.0, "bit_width": 8}}
+    wanted["head.0"] = {"bit_width": 8, "shared_values": 4}
+    made = compressor.compress(wanted, tmp_path / "digits.emomc", method=method, split="validation")
     file = coding.read_network(made.path)
     assert made.size_bytes == made.path.stat().st_size
     assert made.weight_bytes == sum(map(len, file.blobs.values()))
@@ -112,9 +112,9 @@ def test_a_file_of_one_configuration_does_not_depend_on_those_before_it(task, co
 
 
 def test_layers_in_order_lose_less_than_layers_by_magnitude(compressor, tmp_path):
-    recipe = {"*": {"prune_ratio": 0.7, "bit_width": 3}}
+    wanted = {"*": {"prune_ratio": 0.7, "bit_width": 3}}
     ours, theirs = (
-        compressor.compress(recipe, tmp_path / "x.emomc", method=method, split="selection").measurement
+        compressor.compress(wanted, tmp_path / "x.emomc", method=method, split="selection").measurement
         for method in ("in-order", "magnitude")
     )
     assert ours.divergence < theirs.divergence

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Compress a task at one configuration, without a search.")
 @click.argument("task")
-@click.option("--config", help="A YAML file, or the name of a recipe.")
+@click.option("--config", help="A YAML file, or a name.")
 @click.option("--prune-ratio", type=click.FloatRange(0, 1), help="Of every layer: fraction of weights set to zero.")
 @click.option("--bit-width", type=click.IntRange(2, 16), help="Of every layer's stored weights.")
 @click.option("--shared-values", type=click.IntRange(0, 65536), help="Of every layer: distinct non-zero weights.")
@@ -58,7 +58,7 @@ def compress(
       "*":        {prune_ratio: 0.6, bit_width: 4}
       "layer1.*": {bit_width: 8, shared_values: 16}
 
-    Recipes that come with the package: p50w4, p70w4, w4, w8, w8s16.
+    Names that come with the package: p50w4, p70w4, w4, w8, w8s16.
 
     \b
     Examples:
