@@ -89,7 +89,7 @@ def main() -> None:
         True: emomc.Compressor(task),
         False: emomc.Compressor(task, emomc.Settings(strengths=(0.0,))),
     }
-    dense = None
+    dense_error = None
     for variant, setting in missing(table, arguments.variant or list(VARIANTS)):
         if time.monotonic() - start > 60 * arguments.minutes:
             sys.exit("The time is spent; repeat the command to go on.")
@@ -99,7 +99,7 @@ def main() -> None:
         path = arguments.files / file_name(arguments.task, variant, setting)
         began = time.monotonic()
         made = compressors[corrected].compress(wanted, path, method=method)
-        found, dense = made.measurement, made.dense
+        found, dense_error = made.measurement, made.dense_error
         values: tuple[float, ...] = (
             found.error,
             round(100 * found.difference, 2),
@@ -110,8 +110,12 @@ def main() -> None:
         row = dict(zip(COLUMNS, (method, corrected, *setting, *values, *made_of), strict=True))
         append(table, row)
         print(*row.values(), flush=True)
-    if dense is not None:
-        facts = {"split": "test", "calibration_images": len(task.splits.calibration), "dense_error": dense.error}
+    if dense_error is not None:
+        facts = {
+            "split": "test",
+            "calibration_images": len(task.splits.calibration),
+            "dense_error": round(dense_error, 4),
+        }
         print(write_results(f"one_shot_{arguments.task}", facts))
 
 

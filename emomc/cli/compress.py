@@ -113,7 +113,7 @@ def facts(made: CompressedFile) -> list[str]:
     found, ratio = made.measurement, made.dense_bytes / made.size_bytes
     return [
         f"file   {made.path}",
-        f"error  {percent(found.error)} on {found.samples} test samples, dense {percent(made.dense.error)}",
+        f"error  {percent(found.error)} on {found.samples} test samples, dense {percent(made.dense_error)}",
         f"loss   {points(found.difference, found.standard_error)} points",
         f"size   {made.size_bytes} bytes, {ratio:.1f} x less than {si(made.dense_bytes, 'B')} in 32-bit floats",
         f"       {made.weight_bytes} bytes of them are coded weights",

@@ -34,7 +34,6 @@ class CompressedFile:
         path: the file.
         configuration: choices of every layer.
         measurement: of the decoded file.
-        dense: the uncompressed network on the same images.
         size_bytes: bytes of the file.
         weight_bytes: bytes of it that are coded weights.
         dense_bytes: of the uncompressed network in 32-bit floats.
@@ -43,10 +42,14 @@ class CompressedFile:
     path: Path
     configuration: Configuration
     measurement: Measurement
-    dense: Measurement
     size_bytes: int
     weight_bytes: int
     dense_bytes: int
+
+    @property
+    def dense_error(self) -> float:
+        """Error of the uncompressed network on the same images."""
+        return self.measurement.error - self.measurement.difference
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -121,7 +124,6 @@ class Compressor:
             path,
             chosen,
             found,
-            self._evaluator.measure_dense(split),
             path.stat().st_size,
             sum(map(len, self._current)),
             4 * sum(math.prod(tensor.shape) for tensor in floats),
