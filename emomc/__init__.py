@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emomc.accuracy import Measurement, Settings, Split, Splits
+    from emomc.coding import NetworkFile, read_network
     from emomc.errors import EmomcError
     from emomc.export import (
         CompressedFile,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "emomc.accuracy": ("Measurement", "Settings", "Split", "Splits"),
+    "emomc.coding": ("NetworkFile", "read_network"),
     "emomc.errors": ("EmomcError",),
     "emomc.export": (
         "CompressedFile",
@@ -71,6 +73,7 @@ __all__ = [
     "KeepZeros",
     "Measurement",
     "Network",
+    "NetworkFile",
     "Objective",
     "Options",
     "Outcome",
@@ -97,6 +100,7 @@ __all__ = [
     "measure_file",
     "objective",
     "parse_constraint",
+    "read_network",
     "run_search",
     "task_names",
     "trace",

@@ -8,6 +8,7 @@ from emomc.cli.compress import compress
 from emomc.cli.cost import cost
 from emomc.cli.faults import ClearErrors
 from emomc.cli.files import export, verify
+from emomc.cli.inspect import inspect
 from emomc.cli.runs import pick, plot, salvage, show
 from emomc.cli.search import search
 from emomc.cli.tasks import tasks
@@ -35,5 +36,5 @@ def main() -> None:
     """  # noqa: D301 - click's mark
 
 
-for _command in (tasks, search, compress, show, plot, pick, export, verify, cost, salvage):
+for _command in (tasks, search, compress, show, plot, pick, export, verify, inspect, cost, salvage):
     main.add_command(_command)

@@ -3,6 +3,7 @@
 from emomc.coding.blob import BlobInfo, decode_floats, decode_tensor, describe_tensor, encode_floats, encode_tensor
 from emomc.coding.codecs import CODECS, Codec, smallest
 from emomc.coding.container import NetworkFile, blob_cost, container_overhead, read_network, write_network
+from emomc.coding.contents import FileContents, LayerContent, file_contents
 from emomc.coding.conventions import CONVENTIONS, SizeConvention, entropy_bound, size_convention
 from emomc.coding.tensor import CodedTensor
 
@@ -12,6 +13,8 @@ __all__ = [
     "BlobInfo",
     "Codec",
     "CodedTensor",
+    "FileContents",
+    "LayerContent",
     "NetworkFile",
     "SizeConvention",
     "blob_cost",
@@ -22,6 +25,7 @@ __all__ = [
     "encode_floats",
     "encode_tensor",
     "entropy_bound",
+    "file_contents",
     "read_network",
     "size_convention",
     "smallest",

@@ -42,12 +42,20 @@ class NetworkFile:
         blobs: layer name -> encoded weight; ``tensor`` decodes one.
         arrays: ``state_dict`` key -> float16, float32 or int64 array.
         path: where it was read from.
+        length: bytes of the file.
+        index_length: bytes that header, names, types and shapes take in it.
+
+    Example:
+        >>> file = emomc.read_network("small.emomc")
+        >>> weight = file.tensor("conv1").dequantize()  # float32, without the network's code
     """
 
     header: dict[str, Any]
     blobs: dict[str, bytes]
     arrays: dict[str, NDArray[Any]]
     path: Path
+    length: int
+    index_length: int
 
     def tensor(self, layer: str, shape: tuple[int, ...] | None = None) -> CodedTensor:
         """The weight of ``layer``.
@@ -109,7 +117,10 @@ def read_network(path: str | os.PathLike[str]) -> NetworkFile:
     if not (isinstance(parts, list) and [type(part) for part in parts] == [bytes, list, list]):
         raise _bad(path, "body", "index, blobs and arrays", "something else")
     header, layers, specs = _parse_index(path, parts[0])
-    return NetworkFile(header, _blobs(path, layers, parts[1]), _arrays(path, specs, parts[2]), path)
+    length = PREFIX + len(body)
+    return NetworkFile(
+        header, _blobs(path, layers, parts[1]), _arrays(path, specs, parts[2]), path, length, len(parts[0])
+    )
 
 
 def container_overhead(header: Mapping[str, Any], layers: Iterable[str], arrays: Mapping[str, NDArray[Any]]) -> int:

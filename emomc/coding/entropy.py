@@ -18,6 +18,7 @@ from emomc.coding.alphabet import MAX_VALUE, histogram, indices, read_alphabet, 
 from emomc.coding.wire import Reader, damaged, varint
 
 BELL, MIRRORED, TABLE = range(3)
+_SPARSEST = 8  # a table over a whole range is not tried where fewer than one in so many integers occur
 _MAX_LEVEL = 1 << 15  # level = sqrt(count / 3), of at most 2**31 values
 
 Symbols = NDArray[np.int64]
@@ -55,11 +56,16 @@ class Entropy:
 def encode_entropy(values: NDArray[np.signedinteger]) -> bytes:
     """Flat ``values`` as: form byte, model parameters, coded stream; the form with the fewest bits."""
     symbols, counts = histogram(values)
-    plans = [_table(symbols, counts)]
-    if (counts == 0).any() and values.size:
-        plans.append(_table(symbols[counts > 0], counts[counts > 0]))
+    seen = np.flatnonzero(counts) if values.size else np.zeros(1, np.intp)
+    plans = []
+    if symbols.size <= _SPARSEST * seen.size:
+        plans.append(_table(symbols, counts))
+        if symbols.size > 1:
+            plans.append(_mirrored(symbols, counts))
+    if seen.size < symbols.size:
+        plans.append(_table(symbols[seen], counts[seen]))
     if symbols.size > 1:
-        plans += [_bell(symbols, counts), _mirrored(symbols, counts)]
+        plans.append(_bell(symbols, counts))
     plan = min(plans, key=lambda plan: plan.bits)
     coder = stream.stack.AnsCoder()
     _push(coder, indices(values, plan.symbols), plan.frequencies)

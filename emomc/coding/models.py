@@ -13,6 +13,7 @@ PRECISION = 24
 TOTAL = 1 << PRECISION
 # 2**(30 - i/256): the fractional part of a power of two, in steps of 1/256 octave.
 _FRACTIONS = np.array([round(2.0 ** (30 - i / 256)) for i in range(256)], np.int64)
+_RATIOS = np.exp2(-np.arange(1, 256) / 16)  # of neighbouring frequencies of a decaying model, by rate from 1
 
 Frequencies = NDArray[np.int64]
 
@@ -105,8 +106,6 @@ def decay_frequencies(last: int, rate: int) -> Frequencies:
 
 def fit_decay(differences: NDArray[np.int64], last: int) -> int:
     """The ``rate`` (a byte) with the shortest code for ``differences`` of magnitude up to ``last``."""
-    rates = np.arange(256)
-    ratio = np.exp2(-rates[1:] / 16)
-    total = np.concatenate([[2 * last + 1], 1 + 2 * ratio * (1 - ratio**last) / (1 - ratio)])
-    bits = differences.size * np.log2(total) + rates / 16 * np.abs(differences).sum()
-    return int(np.argmin(bits))
+    total = 1 + 2 * _RATIOS * (1 - _RATIOS**last) / (1 - _RATIOS)
+    octaves = differences.size * np.log2(np.concatenate([[2 * last + 1], total]))
+    return int(np.argmin(octaves + np.abs(differences).sum() / 16 * np.arange(256)))
