@@ -23,18 +23,26 @@ Choice = float | int | str
 Integers = NDArray[np.integer]
 
 PRUNE_RATIO = "prune_ratio"
+GRANULARITY = "granularity"
 BIT_WIDTH = "bit_width"
 SHARED_VALUES = "shared_values"
 DATAFLOW = "dataflow"
 
-PRUNING = (PRUNE_RATIO,)
+WEIGHT = "weight"
+CHANNEL = "channel"
+"""Granularities: single weights, or whole input channels of a layer; `pattern_of` reads the others, N:M patterns."""
+
+PRUNING = (PRUNE_RATIO, GRANULARITY)
 """Genes that decide which weights a layer keeps: what the first stage of a two-stage search settles."""
 STORED = (*PRUNING, BIT_WIDTH, SHARED_VALUES)
 """Genes that decide the stored weights of a layer: the axes of the bank, in the order of a genome's columns."""
 RUNNING = (DATAFLOW,)
 """Genes that decide how a network runs and not what it computes; all other genes change the network."""
 
+MAX_PATTERN = 64  # M of an N:M pattern; hardware knows 4 and 8
+
 DEFAULT_PRUNE_RATIOS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+DEFAULT_GRANULARITIES = (WEIGHT, "2:4", "1:4", CHANNEL)
 DEFAULT_BIT_WIDTHS = (16, 8, 7, 6, 5, 4, 3, 2)
 DEFAULT_SHARED_VALUES = (0, 32, 16, 8, 4)
 DEFAULT_DATAFLOWS = ("X:Y", "FX:FY", "X:FX", "CI:CO")
@@ -67,6 +75,29 @@ def default_genes(dataflows: Sequence[str] = DEFAULT_DATAFLOWS) -> tuple[Gene, .
         Gene(SHARED_VALUES, DEFAULT_SHARED_VALUES),
         Gene(DATAFLOW, tuple(dataflows), ordinal=False),
     )
+
+
+def all_genes(dataflows: Sequence[str] = DEFAULT_DATAFLOWS) -> tuple[Gene, ...]:
+    """Every gene there is, in genome order: those of `default_genes`, and those that a space has if it is asked for."""
+    prune_ratio, *others = default_genes(dataflows)
+    return (prune_ratio, Gene(GRANULARITY, DEFAULT_GRANULARITIES, ordinal=False), *others)
+
+
+def pattern_of(granularity: str) -> tuple[int, int] | None:
+    """(N, M) of an N:M pattern, which keeps at most N weights of every M neighbouring input channels; else None.
+
+    Raises:
+        EmomcError: it is no granularity.
+    """
+    if granularity in (WEIGHT, CHANNEL):
+        return None
+    keep, _, of = granularity.partition(":")
+    if not (keep.isdecimal() and of.isdecimal() and 1 <= int(keep) < int(of) <= MAX_PATTERN):
+        raise EmomcError(
+            f"granularity cannot be {granularity!r}: write {WEIGHT}, {CHANNEL}, or N:M with N below M and M at most "
+            f"{MAX_PATTERN}, such as 2:4."
+        )
+    return int(keep), int(of)
 
 
 def nonzero_levels(bit_width: int) -> int:
@@ -267,6 +298,30 @@ class SearchSpace:
         return self._choices[np.arange(self.n_var), np.clip(ranks, 0, self.counts - 1)]
 
     @cached_property
+    def _pruning(self) -> NDArray[np.int64] | None:
+        """Canonical prune-ratio and granularity indices, shape ``(L, prune-ratio index, granularity index, 2)``.
+
+        At ratio 0 nothing is pruned, whatever the granularity: the mildest allowed one stands for all. An N:M pattern
+        has a ratio of its own: the nearest allowed ratio above 0 stands for all that are above 0.
+        """
+        if not (self.has(PRUNE_RATIO) and self.has(GRANULARITY)):
+            return None
+        ratio, granularity = self.column(PRUNE_RATIO), self.column(GRANULARITY)
+        ratios = np.array([float(choice) for choice in self.genes[ratio].choices])
+        patterns = [pattern_of(str(choice)) for choice in self.genes[granularity].choices]
+        shape = (self.n_layers, len(ratios), len(patterns))
+        table = np.stack(np.broadcast_arrays(*np.ogrid[tuple(map(slice, shape))][1:]), axis=-1)
+        table = np.broadcast_to(table, (*shape, 2)).copy()
+        for layer, row in enumerate(self.allowed):
+            positive = np.array([index for index in row[ratio] if ratios[index] > 0], dtype=np.int64)
+            for column, pattern in enumerate(patterns):
+                if pattern is not None and positive.size:
+                    own = 1 - pattern[0] / pattern[1]
+                    table[layer, ratios > 0, column, 0] = positive[np.abs(ratios[positive] - own).argmin()]
+            table[layer, ratios == 0, :, 1] = row[granularity][0]
+        return table
+
+    @cached_property
     def _sharing(self) -> NDArray[np.int64] | None:
         """Canonical shared-values index per (layer, bit-width index, shared-values index).
 
@@ -299,6 +354,11 @@ class SearchSpace:
         """
         indices = np.clip(np.asarray(genomes, dtype=np.int64).reshape(-1, self.n_var), 0, self.upper)
         nearest = self._nearest[np.arange(self.n_var), indices]
+        if self._pruning is not None:
+            layer, ratio, granularity = np.arange(self.n_layers), self.column(PRUNE_RATIO), self.column(GRANULARITY)
+            parts = self.split(nearest)
+            canonical = self._pruning[layer, parts[:, :, ratio], parts[:, :, granularity]]
+            parts[:, :, ratio], parts[:, :, granularity] = np.moveaxis(canonical, 2, 0)
         if self._sharing is not None:
             layer, bit, shared = np.arange(self.n_layers), self.column(BIT_WIDTH), self.column(SHARED_VALUES)
             parts = self.split(nearest)

@@ -85,11 +85,12 @@ def test_a_session_charges_measured_zeros(accelerator: str, tmp_path) -> None:  
         table, layers = session.costs.tables["energy"], session.network.layers
         images, _ = next(session.task.splits.calibration.batches(ZERO_IMAGES))
         zeros = input_sparsity(session.task.module, session.network, images)
-        coded = session.bank.sizes * 8
+        coded, density = session.bank.sizes * 8, session.bank.densities
     model = load_accelerator(accelerator)
 
     def energy(zeros: np.ndarray | None) -> np.ndarray:  # type: ignore[type-arg]
-        return model.tables(layers, CostAxes([0.0, 0.5], [8, 4], [0], ("X:Y",), coded, 16, zeros))["energy"]
+        axes = CostAxes([0.0, 0.5], [8, 4], [0], ("X:Y",), coded, 16, zeros, density)
+        return model.tables(layers, axes)["energy"]
 
     assert np.array_equal(table, energy(zeros))
     assert zeros.max() > 0.3, "inputs behind a rectifier"

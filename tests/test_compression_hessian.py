@@ -206,6 +206,19 @@ def test_layers_compressed_in_order_make_up_for_those_before_them(choice: tuple[
     assert errors[0] < errors[1]
 
 
+def test_in_order_weights_that_are_zero_already_stay_zero() -> None:
+    data = calibration()
+    state, rng = data.module.state_dict(), np.random.default_rng(0)
+    zeros = {}
+    with torch.no_grad():
+        for layer in data.network.layers:
+            zeros[layer.name] = rng.random(layer.weight_shape) < 0.5
+            state[layer.weight][torch.from_numpy(zeros[layer.name])] = 0
+    for choice in ((0.0, 4, 0), (0.3, 8, 4), (0.8, 8, 0)):
+        for name, tensor in compress_in_order(data, dict.fromkeys(zeros, choice)).items():
+            assert not tensor.integers[zeros[name]].any()
+
+
 def test_in_order_layers_without_a_choice_stay_dense_and_unknown_ones_are_named() -> None:
     data = calibration()
     names = [layer.name for layer in data.network.layers]

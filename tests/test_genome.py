@@ -15,14 +15,19 @@ from emomc.compression import METHODS
 from emomc.errors import EmomcError
 from emomc.genome import (
     BIT_WIDTH,
+    CHANNEL,
     DATAFLOW,
+    GRANULARITY,
     PRUNE_RATIO,
     SHARED_VALUES,
+    WEIGHT,
     Configuration,
     Gene,
     SearchSpace,
+    all_genes,
     default_genes,
     nonzero_levels,
+    pattern_of,
 )
 
 Genomes = NDArray[np.int64]
@@ -35,9 +40,10 @@ def some_of(draw: st.DrawFn, choices: tuple[float | int | str, ...], label: str)
 
 @st.composite
 def spaces(draw: st.DrawFn) -> SearchSpace:
-    """Spaces of four layers with up to three restrictions."""
+    """Spaces of four layers with up to three restrictions, with a granularity or without."""
     genes = (
         Gene(PRUNE_RATIO, (0.0, 0.3, 0.5, 0.7, 0.9)),
+        *((Gene(GRANULARITY, (WEIGHT, "2:4", "1:8", CHANNEL), ordinal=False),) if draw(st.booleans()) else ()),
         Gene(BIT_WIDTH, (16, 8, 5, 4, 3, 2)),
         Gene(SHARED_VALUES, (0, 64, 32, 16, 8, 6, 4, 2)),
         Gene(DATAFLOW, ("X:Y", "FX:FY", "X:FX"), ordinal=False),
@@ -84,14 +90,23 @@ def referee_canonical(space: SearchSpace, raw: list[int]) -> list[int]:
             index = raw[layer * space.n_genes + gene]
             index = min(max(index, 0), len(space.genes[gene].choices) - 1)
             part.append(min(allowed, key=lambda choice: (abs(choice - index), choice)))
-        bits, shared = space.genes[1].choices[part[1]], space.genes[2].choices
+        ratios = space.genes[0].choices
+        if space.has(GRANULARITY):
+            granularity = space.genes[1].choices[part[1]]
+            if ratios[part[0]] == 0:
+                part[1] = row[1][0]
+            elif granularity in ("2:4", "1:8"):
+                own = {"2:4": 0.5, "1:8": 0.875}[str(granularity)]
+                part[0] = min((i for i in row[0] if ratios[i] != 0), key=lambda i: (abs(float(ratios[i]) - own), i))
+        bit, share = space.column(BIT_WIDTH), space.column(SHARED_VALUES)
+        bits, shared = space.genes[bit].choices[part[bit]], space.genes[share].choices
         room = 2 ** int(bits) - 2
 
         def shares_nothing(index: int, shared: tuple[float | int | str, ...] = shared, room: int = room) -> bool:
             return shared[index] == 0 or int(shared[index]) >= room
 
-        if shares_nothing(part[2]):
-            part[2] = next(index for index in row[2] if shares_nothing(index))
+        if shares_nothing(part[share]):
+            part[share] = next(index for index in row[share] if shares_nothing(index))
         genome += part
     return genome
 
@@ -111,18 +126,21 @@ def test_the_grid_of_a_width_holds_so_many_values_besides_zero() -> None:
 def compressed(space: SearchSpace, genome: Genomes, weight: NDArray[np.float32]) -> bytes:
     """Bytes of the compressed weights of one layer, from the compression itself, not through the canonical form."""
     choices = space.decode(genome).layers["layer"]
-    tensor = METHODS["magnitude"](
-        weight, float(choices[PRUNE_RATIO]), [(int(choices[BIT_WIDTH]), int(choices[SHARED_VALUES]))]
-    )[0]
-    return tensor.dequantize().tobytes()
+    pair, kind = (int(choices[BIT_WIDTH]), int(choices[SHARED_VALUES])), str(choices.get(GRANULARITY, WEIGHT))
+    return METHODS["magnitude"](weight, float(choices[PRUNE_RATIO]), [pair], None, kind)[0].dequantize().tobytes()
 
 
 @pytest.mark.parametrize("kept", [(0, 8, 6, 4, 2), (8, 6, 4), (6, 2)])
 def test_equal_networks_have_equal_genomes_and_different_ones_have_not(kept: tuple[int, ...]) -> None:
     """Every genome of a small space, compressed: the same weights exactly where the canonical genome is the same."""
-    genes = (Gene(PRUNE_RATIO, (0.0, 0.9)), Gene(BIT_WIDTH, (8, 4, 3, 2)), Gene(SHARED_VALUES, (0, 8, 6, 4, 2)))
+    genes = (
+        Gene(PRUNE_RATIO, (0.0, 0.7, 0.9)),  # more zeros than rounding makes
+        Gene(GRANULARITY, (WEIGHT, "2:4", CHANNEL), ordinal=False),
+        Gene(BIT_WIDTH, (8, 4, 3, 2)),
+        Gene(SHARED_VALUES, (0, 8, 6, 4, 2)),
+    )
     space = SearchSpace.full(("layer",), genes).restrict(SHARED_VALUES, kept)
-    weight = np.random.default_rng(0).laplace(size=(8, 64)).astype(np.float32)
+    weight = np.random.default_rng(1).laplace(size=(8, 64)).astype(np.float32)
     by_network: dict[bytes, set[bytes]] = {}
     by_genome: dict[bytes, set[bytes]] = {}
     for indices in itertools.product(*space.allowed[0]):
@@ -133,6 +151,15 @@ def test_equal_networks_have_equal_genomes_and_different_ones_have_not(kept: tup
     assert all(len(keys) == 1 for keys in by_network.values())
     assert all(len(networks) == 1 for networks in by_genome.values())
     assert len(by_genome) < len(list(itertools.product(*space.allowed[0])))
+
+
+def test_a_space_has_a_granularity_only_if_asked() -> None:
+    assert [gene.name for gene in all_genes()] == [PRUNE_RATIO, GRANULARITY, BIT_WIDTH, SHARED_VALUES, DATAFLOW]
+    assert not SearchSpace.full(("a",)).has(GRANULARITY)
+    assert [pattern_of(each) for each in (WEIGHT, CHANNEL, "2:4", "1:64")] == [None, None, (2, 4), (1, 64)]
+    for text in ("", "2", "4:2", "4:4", "0:4", "1:65", "2:x", "filter", "2:4:8", "-1:4"):
+        with pytest.raises(EmomcError, match=r"granularity.*such as 2:4"):
+            pattern_of(text)
 
 
 @given(space=spaces(), seed=st.integers(0, 2**32))

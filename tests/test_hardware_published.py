@@ -202,3 +202,20 @@ def test_combining_layers() -> None:
 def test_mistakes_are_named(make: object, says: str) -> None:
     with pytest.raises(EmomcError, match=says):
         make()  # type: ignore[operator]
+
+
+def test_exact_densities_take_the_place_of_the_ratio() -> None:
+    """Densities that are those of the ratios change nothing; any other one costs what a layer of that ratio costs."""
+    ratios, bits = [0.0, 0.3, 0.9], [4, 8]
+    nominal = MODEL.tables(CONVS, CostAxes(ratios, bits, [0, 4], FLOWS))["energy"]
+    density = np.tile((1 - np.array(ratios))[None, :, None, None], (len(CONVS), 1, 2, 2))
+    same = MODEL.tables(CONVS, CostAxes(ratios, bits, [0, 4], FLOWS, density=density))["energy"]
+    assert np.allclose(same, np.broadcast_to(nominal, same.shape), rtol=1e-12)
+    density = np.random.default_rng(0).random(density.shape)
+    table = MODEL.tables(CONVS, CostAxes(ratios, bits, [0, 4], FLOWS, density=density))["energy"]
+    for layer, p, q, s, d in np.ndindex(*table.shape):
+        items = MODEL.breakdown(CONVS[layer], 1 - density[layer, p, q, s], bits[q], 0, FLOWS[d])
+        assert table[layer, p, q, s, d] == pytest.approx(sum(items.values()), rel=1e-12)
+    for wrong, words in ((density[:, :1], "density: expected shape"), (density + 1, "between 0 and 1")):
+        with pytest.raises(EmomcError, match=words):
+            MODEL.tables(CONVS, CostAxes(ratios, bits, [0, 4], FLOWS, density=wrong))

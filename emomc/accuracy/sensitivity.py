@@ -1,8 +1,8 @@
 """Sensitivities: what compressing one layer alone does to the network's output.
 
-Every layer is probed at a few prune ratios and a few widths with all others dense. The two curves, divergence against
-weight distortion, then give every variant of the layer: pruned and kept weights are disjoint, so the distortion of a
-variant is exactly that of pruning plus that of what was kept.
+Every layer is probed at a few prune ratios of each granularity, and at a few widths, with all others dense. The curves,
+divergence against weight distortion, then give every variant of the layer: pruned and kept weights are disjoint, so
+the distortion of a variant is exactly that of pruning plus that of what was kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.compression.bank import Bank
-from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, STORED
+from emomc.genome import BIT_WIDTH, GRANULARITY, PRUNE_RATIO, SHARED_VALUES, STORED, SearchSpace
 
 Doubles = NDArray[np.float64]
 
@@ -30,6 +30,7 @@ class Probe:
     variant: int
     curve: str  # "prune" or "quantize"
     distortion: float
+    granularity: int = 0  # index of the choice, of a probe along the prune ratios
 
 
 def _spaced(candidates: Sequence[tuple[float, int]], count: int) -> list[tuple[float, int]]:
@@ -44,16 +45,23 @@ def _spaced(candidates: Sequence[tuple[float, int]], count: int) -> list[tuple[f
 
 
 def plan_probes(bank: Bank, per_curve: int = PROBES_PER_CURVE) -> list[Probe]:
-    """The probes of every layer: along the prune ratios at the mildest width, and along widths without pruning."""
-    probes = []
-    for layer, row in enumerate(bank.space.allowed):
-        prune, bits, shared = (row[bank.space.column(gene)] for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES))
-        along_prune = [(p, bits[0], shared[0]) for p in prune]
-        along_width = [(prune[0], q, s) for q in bits for s in shared]
-        for curve, triples in (("prune", along_prune), ("quantize", along_width)):
-            pairs = [(float(bank.distortions[(layer, *t)]), bank.variant(layer, t)) for t in triples]
-            probes += [Probe(layer, variant, curve, d) for d, variant in _spaced(pairs, per_curve)]
+    """The probes of every layer: along the prune ratios of each granularity at the mildest width, and along widths."""
+    space, probes = bank.space, []
+    for layer, row in enumerate(space.allowed):
+        prune, bits, shared = (row[space.column(gene)] for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES))
+        kinds = _granularities(space, layer)
+        curves = [("prune", kind, [(p, kind, bits[0], shared[0]) for p in prune]) for kind in kinds]
+        curves.append(("quantize", kinds[0], [(prune[0], kinds[0], q, s) for q in bits for s in shared]))
+        for curve, kind, choices in curves:
+            entries = [(p, g, q, s) if space.has(GRANULARITY) else (p, q, s) for p, g, q, s in choices]
+            pairs = [(float(bank.distortions[(layer, *each)]), bank.variant(layer, each)) for each in entries]
+            probes += [Probe(layer, variant, curve, d, kind) for d, variant in _spaced(pairs, per_curve)]
     return probes
+
+
+def _granularities(space: SearchSpace, layer: int) -> tuple[int, ...]:
+    """Allowed indices of the granularity of a layer; a space without that gene has one."""
+    return space.allowed[layer][space.column(GRANULARITY)] if space.has(GRANULARITY) else (0,)
 
 
 def _interpolate(distortion: Doubles, known: Doubles, divergence: Doubles) -> Doubles:
@@ -77,16 +85,25 @@ def sensitivity_table(bank: Bank, probes: Sequence[Probe], divergences: Sequence
         probes: from `plan_probes`.
         divergences: measured divergence of each probe, nats.
     """
-    table = np.zeros_like(bank.distortions)
+    space = bank.space
+    axes = [space.shape[space.column(gene)] for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES)]
+    distortions = bank.distortions.reshape(space.n_layers, axes[0], -1, *axes[1:])
+    table = np.zeros_like(distortions)
     ceiling = np.log(1e6)  # a network whose outputs are not finite diverges without bound
     measured = np.minimum(np.asarray(divergences, dtype=np.float64), ceiling)
-    for layer, row in enumerate(bank.space.allowed):
-        bits, shared = row[bank.space.column(BIT_WIDTH)][0], row[bank.space.column(SHARED_VALUES)][0]
-        pruned = bank.distortions[layer, :, bits, shared][:, None, None]
-        parts = {"prune": np.broadcast_to(pruned, table[layer].shape), "quantize": bank.distortions[layer] - pruned}
-        for curve, distortion in parts.items():
-            known = [i for i, probe in enumerate(probes) if probe.layer == layer and probe.curve == curve]
-            if known:
-                at = np.array([probes[i].distortion for i in known])
-                table[layer] += _interpolate(np.asarray(distortion), at, measured[known])
-    return bank.space.spread(table, STORED)
+    for layer, row in enumerate(space.allowed):
+        bits, shared = row[space.column(BIT_WIDTH)][0], row[space.column(SHARED_VALUES)][0]
+        pruned = distortions[layer, :, :, bits, shared][:, :, None, None]
+        own = [i for i, probe in enumerate(probes) if probe.layer == layer]
+        for kind in _granularities(space, layer):  # pruning of another kind does another harm for its distortion
+            known = [i for i in own if (probes[i].curve, probes[i].granularity) == ("prune", kind)]
+            table[layer, :, kind] += _along(pruned[:, kind], [probes[i].distortion for i in known], measured[known])
+        known = [i for i in own if probes[i].curve == "quantize"]
+        rounded = distortions[layer] - pruned
+        table[layer] += _along(rounded, [probes[i].distortion for i in known], measured[known])
+    return space.spread(table.reshape(bank.distortions.shape), STORED)
+
+
+def _along(distortion: Doubles, known: Sequence[float], divergence: Doubles) -> Doubles:
+    """Divergence at each distortion along a curve; nothing where the curve has no probe, as nothing is lost on it."""
+    return _interpolate(distortion, np.array(known), divergence) if len(known) else np.zeros_like(distortion)

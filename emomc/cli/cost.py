@@ -79,11 +79,11 @@ def cost(
     network = trace(loaded.module, loaded.example_input)
     images, _ = next(loaded.splits.calibration.batches(ZERO_IMAGES))
     zeros = input_sparsity(loaded.module, network, images).tolist()
-    choices = _of_point(folder, point, network.layers) if point else _of_dense(network.layers, bits)
+    layers, choices = _of_point(folder, point, network.layers) if point else _of_dense(network.layers, bits)
     costs = []
     for name, model in zip(names, models, strict=True):
         chosen = _running(choices, dataflow, keep=name == home)
-        costs.append(network_cost(model, network.layers, chosen, activation_bits, zeros))
+        costs.append(network_cost(model, layers, chosen, activation_bits, zeros))
     what = f"{loaded.name}, " + (f"point {point} of {folder}" if point else f"dense with {bits}-bit weights")
     out = console()
     for table in cost_tables(costs[0], what) if len(costs) == 1 else comparison_tables(costs, what):
@@ -101,15 +101,16 @@ def _stored(folder: Path) -> Mapping[str, Any]:
     return read_options(folder)
 
 
-def _of_dense(layers: Sequence[Layer], bits: int) -> list[LayerChoice]:
+def _of_dense(layers: Sequence[Layer], bits: int) -> tuple[Sequence[Layer], list[LayerChoice]]:
     from emomc.report.costs import LayerChoice
 
-    return [LayerChoice(bit_width=bits)] * len(layers)
+    return layers, [LayerChoice(bit_width=bits)] * len(layers)
 
 
-def _of_point(folder: Path, name: str, layers: Sequence[Layer]) -> list[LayerChoice]:
-    """The choices of a point, with the coded bits that its file holds."""
+def _of_point(folder: Path, name: str, layers: Sequence[Layer]) -> tuple[Sequence[Layer], list[LayerChoice]]:
+    """The layers of a point, without pruned input channels, and their choices, with zeros and bits as in its file."""
     from emomc import coding
+    from emomc.genome import CHANNEL, GRANULARITY
     from emomc.report import read_run
     from emomc.report.costs import LayerChoice
 
@@ -117,17 +118,17 @@ def _of_point(folder: Path, name: str, layers: Sequence[Layer]) -> list[LayerCho
     found = data.point(name)
     if set(found.genes) != {layer.name for layer in layers}:
         raise EmomcError(f"{folder} is a run of task {data.options['task']!r}; its layers are not those of this task.")
-    blobs = coding.read_network(folder / found.file).blobs
-    return [
-        LayerChoice(
-            float(genes["prune_ratio"]),
-            int(genes["bit_width"]),
-            int(genes["shared_values"]),
-            genes["dataflow"],
-            8.0 * len(blobs[layer.name]),
-        )
-        for layer, genes in ((layer, found.genes[layer.name]) for layer in layers)
-    ]
+    file = coding.read_network(folder / found.file)
+    running, choices = [], []
+    for whole in layers:
+        genes, nonzero = found.genes[whole.name], file.tensor(whole.name, whole.weight_shape).integers != 0
+        live = int(nonzero.any(axis=(0, *range(2, nonzero.ndim))).sum())
+        layer = whole.with_inputs(max(live, 1)) if genes.get(GRANULARITY) == CHANNEL else whole
+        zeros = 1 - int(nonzero.sum()) / layer.weight_count
+        bits, shared, coded = int(genes["bit_width"]), int(genes["shared_values"]), 8.0 * len(file.blobs[layer.name])
+        running.append(layer)
+        choices.append(LayerChoice(zeros, bits, shared, genes["dataflow"], coded))
+    return running, choices
 
 
 def _running(choices: Sequence[LayerChoice], dataflow: str | None, keep: bool) -> list[LayerChoice]:

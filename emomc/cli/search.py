@@ -60,7 +60,7 @@ _OWN = ("data", "checkpoint", "download")  # options that are handed to the task
     metavar="GENE=CHOICES",
     callback=genes,
     multiple=True,
-    help="Such as bit_width=8,4,2; repeatable.",
+    help="Such as bit_width=8,4,2, or granularity=weight,2:4,channel; repeatable.",
 )
 @click.option("--workers", type=click.IntRange(1), help="Processes; the result does not depend on it.  [one per CPU]")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto takes cuda if present.")

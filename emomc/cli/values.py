@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, Choice, Gene, default_genes
+from emomc.errors import EmomcError
+from emomc.genome import BIT_WIDTH, GRANULARITY, PRUNE_RATIO, SHARED_VALUES, Choice, Gene, all_genes, pattern_of
 
 _PREFIXES = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _NUMBER = r"\s*(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)\s*"
@@ -49,15 +50,25 @@ def genes(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[s
 
 def _choices(text: str) -> tuple[str, tuple[Choice, ...]]:
     name, _, listed = text.partition("=")
-    known = {gene.name: gene for gene in default_genes()}
+    known = {gene.name: gene for gene in all_genes()}
     if name not in known:
         raise click.BadParameter(f"{text!r}: write GENE=CHOICE,CHOICE,... with one of the genes {', '.join(known)}.")
     parts = [part.strip() for part in listed.split(",") if part.strip()]
     if not parts:
         raise click.BadParameter(f"{text!r}: give at least one choice, as in {_example(known[name])}.")
+    if name == GRANULARITY:
+        return name, tuple(_granularity(part) for part in parts)
     if name not in _RANGES:
         return name, tuple(parts)
     return name, tuple(sorted({_number(known[name], part) for part in parts}, key=_mildness(name)))
+
+
+def _granularity(text: str) -> str:
+    try:
+        pattern_of(text)
+    except EmomcError as error:
+        raise click.BadParameter(str(error)) from None
+    return text
 
 
 def _number(gene: Gene, text: str) -> float | int:

@@ -2,6 +2,7 @@
 
 from emomc.compression.activations import ActivationGrid, InputQuantizer, attach_quantizers
 from emomc.compression.bank import Bank
+from emomc.compression.channels import prune_channels
 from emomc.compression.hessian import Calibration, collect_grams
 from emomc.compression.methods import CALIBRATED, METHODS, Method
 from emomc.compression.networkfile import file_overhead, load_network, save_network
@@ -14,7 +15,7 @@ from emomc.compression.obs import (
     relative_error,
     share_obs,
 )
-from emomc.compression.pruning import prune_magnitude
+from emomc.compression.pruning import prune_channels_magnitude, prune_magnitude, prune_n_m_magnitude
 from emomc.compression.quantization import quantize_largest, quantize_uniform
 from emomc.compression.ranges import InputDistribution, collect_inputs, fit_grid
 from emomc.compression.sequence import compress_in_order
@@ -40,8 +41,11 @@ __all__ = [
     "fit_grid",
     "kmeans_1d",
     "load_network",
+    "prune_channels",
+    "prune_channels_magnitude",
     "prune_magnitude",
     "prune_n_m",
+    "prune_n_m_magnitude",
     "prune_obs",
     "quantize_largest",
     "quantize_obs",

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -22,13 +23,25 @@ from emomc.compression.methods import CALIBRATED, METHODS
 from emomc.compression.obs import relative_error
 from emomc.errors import EmomcError, unknown_name
 from emomc.files import atomic_write
-from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, STORED, Choice, Gene, SearchSpace
+from emomc.genome import (
+    BIT_WIDTH,
+    GRANULARITY,
+    PRUNE_RATIO,
+    SHARED_VALUES,
+    STORED,
+    WEIGHT,
+    Choice,
+    Gene,
+    SearchSpace,
+)
 
 Floats = NDArray[np.float32]
 # Largest weights of a layer that half-precision scales resolve: at least a hundred steps, and no clipping at 2 bits.
 _STORABLE = (1e-5, 65504.0)
-_ROW = np.dtype([("length", "<i8"), ("checksum", "<u4"), ("distortion", "<f8")])  # of a layer's index file
-_VERSION = 3  # raise when a change to compression or coding makes stored blobs stale
+_ROW = np.dtype(  # of a layer's index file
+    [("length", "<i8"), ("checksum", "<u4"), ("distortion", "<f8"), ("nonzero", "<i8"), ("channels", "<i8")]
+)
+_VERSION = 4  # raise when a change to compression or coding makes stored blobs stale
 
 
 @dataclass(frozen=True)
@@ -70,12 +83,18 @@ class LayerVariants:
             where v is not canonical.
         distortion: shape ``(n,)``, as `Bank.distortions`.
         checksums: shape ``(n,)``, CRC-32 of each blob.
+        nonzero: shape ``(n,)``, weights that are not zero.
+        channels: shape ``(n,)``, input channels with a weight that is not zero.
+        weights: of the layer.
         path: file of all blobs, one after the other.
     """
 
     offsets: NDArray[np.int64]
     distortion: NDArray[np.float64]
     checksums: NDArray[np.uint32]
+    nonzero: NDArray[np.int64]
+    channels: NDArray[np.int64]
+    weights: int
     path: Path
 
     def blob(self, variant: int) -> bytes:
@@ -106,19 +125,31 @@ def check_storable(name: str, weight: Floats) -> None:
         )
 
 
-def _compress_layer(recipe: LayerRecipe, gram: Floats | None) -> tuple[list[bytes], NDArray[np.float64]]:
+def _compress_layer(recipe: LayerRecipe, gram: Floats | None) -> tuple[list[bytes], NDArray[np.void]]:
+    """Blobs and index rows of every variant."""
     blobs = [b""] * recipe.representative.size
-    distortion = np.full(recipe.representative.size, np.nan)
-    alike: dict[float, list[int]] = {}
+    rows = np.zeros(recipe.representative.size, _ROW)
+    rows["distortion"] = np.nan
+    alike: dict[tuple[float, str], list[int]] = {}
     for variant in np.unique(recipe.representative[recipe.representative >= 0]).tolist():
-        alike.setdefault(float(recipe.choices(variant)[PRUNE_RATIO]), []).append(variant)
-    for ratio, variants in alike.items():
+        choices = recipe.choices(variant)
+        pruned = float(choices[PRUNE_RATIO]), str(choices.get(GRANULARITY, WEIGHT))
+        alike.setdefault(pruned, []).append(variant)
+    for (ratio, granularity), variants in alike.items():
         chosen = [recipe.choices(variant) for variant in variants]
         pairs = [(int(each[BIT_WIDTH]), int(each[SHARED_VALUES])) for each in chosen]
-        for variant, tensor in zip(variants, METHODS[recipe.method](recipe.weight, ratio, pairs, gram), strict=True):
+        tensors = METHODS[recipe.method](recipe.weight, ratio, pairs, gram, granularity)
+        for variant, tensor in zip(variants, tensors, strict=True):
             blobs[variant] = coding.encode_tensor(tensor)
-            distortion[variant] = _distortion(recipe.weight, tensor.dequantize(), gram)
-    return blobs, distortion
+            nonzero = tensor.integers != 0
+            rows[variant] = (
+                len(blobs[variant]),
+                zlib.crc32(blobs[variant]),
+                _distortion(recipe.weight, tensor.dequantize(), gram),
+                nonzero.sum(),
+                np.moveaxis(nonzero, 1, 0).reshape(nonzero.shape[1], -1).any(axis=1).sum(),
+            )
+    return blobs, rows
 
 
 def _distortion(weight: Floats, result: Floats, gram: Floats | None) -> float:
@@ -130,11 +161,7 @@ def _distortion(weight: Floats, result: Floats, gram: Floats | None) -> float:
 
 def _build_layer(recipe: LayerRecipe, gram: Floats | None, folder: Path) -> None:
     """Compress one layer in every way and store it; the index is written last and marks the layer as complete."""
-    blobs, distortion = _compress_layer(recipe, gram)
-    rows = np.zeros(len(blobs), _ROW)
-    rows["length"] = [len(blob) for blob in blobs]
-    rows["checksum"] = [zlib.crc32(blob) for blob in blobs]
-    rows["distortion"] = distortion
+    blobs, rows = _compress_layer(recipe, gram)
     with atomic_write(folder / f"{recipe.key}.blobs") as stream:
         stream.write(b"".join(blobs))
     with atomic_write(folder / f"{recipe.key}.index") as stream:
@@ -156,7 +183,9 @@ def _open_layer(recipe: LayerRecipe, folder: Path) -> LayerVariants | None:
     offsets = np.concatenate([[0], np.cumsum(rows["length"])])
     if offsets[-1] != length:
         return None
-    return LayerVariants(offsets, rows["distortion"], rows["checksum"], path)
+    return LayerVariants(
+        offsets, rows["distortion"], rows["checksum"], rows["nonzero"], rows["channels"], recipe.weight.size, path
+    )
 
 
 def _representatives(space: SearchSpace) -> NDArray[np.int64]:
@@ -191,6 +220,8 @@ class Bank:
         key: content hash of everything that the variants depend on.
         distortions: shape ``(L, P, Q, S)``, squared weight error over squared weights; squared output error over
             squared output for layers that are calibrated.
+        densities: shape ``(L, P, Q, S)``, fraction of stored weights that are not zero.
+        channels: shape ``(L, P, Q, S)``, input channels (of a group) that are left: those with weights other than zero.
     """
 
     def __init__(self, space: SearchSpace, variants: Sequence[LayerVariants], key: str) -> None:
@@ -201,10 +232,14 @@ class Bank:
         flat = self._table.reshape(space.n_layers, -1)
         fallback = np.array([row[row >= 0][0] for row in flat])[:, None]
         usable = np.where(flat >= 0, flat, fallback)
-        lengths = np.stack([np.diff(layer.offsets) for layer in self._variants])
-        distortion = np.stack([layer.distortion for layer in self._variants])
-        self.sizes = np.take_along_axis(lengths, usable, axis=1).reshape(self._table.shape)
-        self.distortions = np.take_along_axis(distortion, usable, axis=1).reshape(self._table.shape)
+
+        def table(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+            return np.take_along_axis(np.stack(rows), usable, axis=1).reshape(self._table.shape)
+
+        self.sizes: NDArray[np.int64] = table([np.diff(layer.offsets) for layer in self._variants])
+        self.distortions: NDArray[np.float64] = table([layer.distortion for layer in self._variants])
+        self.densities: NDArray[np.float64] = table([each.nonzero / each.weights for each in self._variants])
+        self.channels: NDArray[np.int64] = table([layer.channels for layer in self._variants])
 
     @classmethod
     def open(

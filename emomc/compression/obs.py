@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from emomc.coding.tensor import CodedTensor
+from emomc.compression.pruning import keep_largest
 from emomc.compression.quantization import largest_level, to_integers
 from emomc.compression.sharing import Clusters, cluster_nonzero
 
@@ -32,9 +33,9 @@ _T = TypeVar("_T")
 # Share of the mean diagonal that is added to H. Accuracy is flat between 0.001 and 0.1; it matters when there are
 # fewer inputs than weights.
 _DAMPING = 0.02
-_STEP = 0.93  # share of the weights that a pruning step keeps
+STEP = 0.93  # share of the weights that a pruning step keeps
 _SOLVING = 6  # conjugate-gradient iterations after a step: it starts from the solution of the step before
-_POLISHING = 20  # iterations after the last step
+POLISHING = 20  # iterations after the last step
 _SALIENCY = 0.6  # between w^2 H_jj (all other weights gone: 0) and w^2 / [H^-1]_jj (none gone: 1)
 _BLOCK = 64  # columns after which changes are passed on in one product
 _ELEMENTS = 2**24  # of alternatives that are worked on side by side: 64 MB, a few times over
@@ -92,6 +93,11 @@ class OutputError:
     def diagonal(self) -> torch.Tensor:
         """Diagonal of H, ``(G, d)``."""
         return torch.diagonal(self.gram, dim1=1, dim2=2)
+
+    @cached_property
+    def nonzero(self) -> torch.Tensor:
+        """1 where the dense weight is not zero, ``(G, d, R)``: a weight that is zero already stays zero."""
+        return (self.target != 0).float()
 
     @cached_property
     def factor(self) -> torch.Tensor:
@@ -166,7 +172,8 @@ def solve_kept(objective: OutputError, columns: torch.Tensor, kept: torch.Tensor
 def prune_obs(objective: OutputError, prune_ratio: float) -> Floats:
     """Weights of least saliency removed step by step, the others solved for after each step.
 
-    Exactly ``round(prune_ratio * n)`` weights are removed, wherever in the layer they cost least.
+    ``round(prune_ratio * n)`` weights are zero afterwards, wherever in the layer they cost least. Weights that are zero
+    in the dense layer count, and stay zero.
 
     Args:
         objective: of the layer.
@@ -175,23 +182,25 @@ def prune_obs(objective: OutputError, prune_ratio: float) -> Floats:
     Returns:
         The pruned weight, in the layer's shape.
     """
-    columns, count = objective.target, objective.target.numel()
-    kept_at_last = count - round(prune_ratio * count)
+    columns, kept = objective.target, objective.nonzero.clone()
+    count, total = int(kept.sum()), kept.numel()
+    kept_at_last = min(total - round(prune_ratio * total), count)
     if kept_at_last == count:
         return objective.weight(columns)
-    kept = torch.ones_like(columns)
-    steps = math.ceil(math.log(max(kept_at_last, 1) / count) / math.log(_STEP))
+    steps = math.ceil(math.log(max(kept_at_last, 1) / count) / math.log(STEP))
     for step in range(1, steps + 1):
         keep = round(count * (kept_at_last / count) ** (step / steps))
         cost = columns.square() * objective.saliency[:, :, None]
         cost = torch.where(kept > 0, cost, -1.0).flatten()
-        kept.view(-1)[cost.argsort(stable=True)[: count - keep]] = 0
-        columns = solve_kept(objective, columns, kept, _POLISHING if step == steps else _SOLVING)
+        kept.view(-1)[cost.argsort(stable=True)[: total - keep]] = 0
+        columns = solve_kept(objective, columns, kept, POLISHING if step == steps else _SOLVING)
     return objective.weight(columns)
 
 
 def prune_n_m(objective: OutputError, keep: int, of: int) -> Floats:
     """At most ``keep`` non-zero weights among every ``of`` neighbouring input channels, the others solved for.
+
+    Weights that are zero in the dense layer count, and stay zero.
 
     Args:
         objective: of the layer.
@@ -201,24 +210,12 @@ def prune_n_m(objective: OutputError, keep: int, of: int) -> Floats:
     Returns:
         The pruned weight, in the layer's shape.
     """
-    columns = objective.target
-    kept = torch.ones_like(columns)
+    columns, kept = objective.target, objective.nonzero
     for left in range(of - 1, keep - 1, -1):
-        cost = torch.where(kept > 0, columns.square() * objective.saliency[:, :, None], math.inf)
-        kept = objective.columns(_keep_dearest(objective.weight(cost), left, of))
-        columns = solve_kept(objective, columns, kept, _POLISHING if left == keep else _SOLVING)
+        cost = torch.where(kept > 0, columns.square() * objective.saliency[:, :, None], -1.0)
+        kept = kept * objective.columns(keep_largest(objective.weight(cost), left, of))
+        columns = solve_kept(objective, columns, kept, POLISHING if left == keep else _SOLVING)
     return objective.weight(columns)
-
-
-def _keep_dearest(cost: Floats, keep: int, of: int) -> Floats:
-    """1 for the ``keep`` entries of highest finite cost among every ``of`` along axis 1, else 0."""
-    channels = cost.shape[1]
-    rows = np.moveaxis(np.where(np.isinf(cost), -1.0, cost), 1, -1)
-    padded = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, -channels % of)], constant_values=-2.0)
-    groups = padded.reshape(*padded.shape[:-1], -1, of)
-    rank = np.argsort(np.argsort(-groups, axis=-1, kind="stable"), axis=-1)
-    dearest = (rank < keep).reshape(padded.shape)[..., :channels]
-    return np.moveaxis(dearest, -1, 1).astype(np.float32)
 
 
 def round_in_order(objective: OutputError, columns: torch.Tensor, kept: torch.Tensor, snap: Snap) -> torch.Tensor:

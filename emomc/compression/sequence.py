@@ -20,6 +20,7 @@ from torch import fx, nn
 from emomc.coding.tensor import CodedTensor
 from emomc.compression.hessian import Calibration, InputTap, weight_addresses
 from emomc.compression.methods import METHODS
+from emomc.compression.obs import POLISHING, OutputError, solve_kept
 from emomc.errors import unknown_name
 from emomc.network.graph import LAYER_FUNCTIONS, GraphTracer
 from emomc.network.layers import Layer, Network
@@ -141,13 +142,21 @@ def _compress(
 
 
 def _target(weight: Floats, gram: torch.Tensor, cross: torch.Tensor) -> Floats:
-    """The weight that gives the dense outputs best on the inputs at hand, by ridge regression around the dense one."""
+    """The weight that gives the dense outputs best on the inputs at hand, by ridge regression around the dense one.
+
+    Weights that are zero stay zero: of all weights with those zeros it is the best.
+    """
     groups, width = gram.shape[:2]
     rows = torch.from_numpy(weight).double().reshape(groups, -1, width)
     damping = _DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float32).tiny)
     damped = gram + damping[:, None, None] * torch.eye(width, dtype=gram.dtype)
     change = torch.linalg.solve(damped, (rows @ (cross - gram)).transpose(1, 2)).transpose(1, 2)
-    return np.asarray((rows + change).float().reshape(weight.shape).numpy())
+    target = np.asarray((rows + change).float().reshape(weight.shape).numpy())
+    if weight.all():
+        return target
+    objective = OutputError.of(target, gram.float().numpy())
+    kept = objective.columns((weight != 0).astype(np.float32))
+    return objective.weight(solve_kept(objective, objective.target, kept, POLISHING))
 
 
 def _moments(dense: _Walk, compressed: _Walk, step: fx.Node, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:

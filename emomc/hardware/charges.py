@@ -41,7 +41,7 @@ class Operands:
     """Widths and densities of a layer's operands under each choice.
 
     Attributes:
-        keep: (P,) fraction of nonzero weights.
+        keep: (n, P, Q, S) fraction of nonzero weights; axes without influence may have length 1.
         weight_bits: (Q,) width on chip.
         coded_bits: (n, P, Q, S) off-chip bits per weight for n layers of one shape; None: stored as used on chip.
         activation_bits: width of feature maps.
@@ -120,11 +120,9 @@ def charge(
         one: Array = np.take_along_axis(spread, best, axis=0)[0]
         return one
 
-    items = {name: at_best(value[:, None, :, :, None]) for name, value in on_chip.items.items()}
-    items |= {name: at_best(value) for name, value in off_chip.items()}
+    items = {name: at_best(value) for name, value in (on_chip.items | off_chip).items()}
     moved = at_best(dram_bits)
-    cycles = at_best(on_chip.cycles[:, None, :, None, None])
-    seconds = _seconds(device, cycles, at_best(on_chip.bits[:, None, :, :, None]), moved)
+    seconds = _seconds(device, at_best(on_chip.cycles), at_best(on_chip.bits), moved)
     items["leakage"] = device.leakage * seconds
     return Charges({name: items[name] for name in ITEMS}, moved / 8, seconds)
 
@@ -151,7 +149,7 @@ def _best_schedule(
     off_chip: dict[str, Array],
 ) -> NDArray[np.int64]:
     """Position of the schedule of least energy, (n, P, Q, S), among those that fit the buffer."""
-    energy = total(on_chip.items)[:, None, :, :, None] + total(off_chip)
+    energy = total(on_chip.items) + total(off_chip)
     buffer = device.tile_buffer(operands.activation_bits)
     fits = np.array([[schedule.fits(buffer, int(bits)) for bits in operands.weight_bits] for schedule in schedules])
     best: NDArray[np.int64] = np.where(fits[:, None, None, :, None], energy, np.inf).argmin(axis=0)
@@ -168,12 +166,12 @@ def _seconds(device: Accelerator, compute: Array, buffer_bits: Array, dram_bits:
 
 @dataclass(frozen=True, eq=False)
 class _OnChip:
-    """On-chip costs of s schedules with the best mapping of each."""
+    """On-chip costs of s schedules with the best mapping of each, (s, n, P, Q, S) or with length-1 axes."""
 
-    items: dict[str, Array]  # (s, P, Q) joules
-    bits: Array  # (s, P, Q) between buffer and array
-    cycles: Array  # (s, P) of computation
-    mapping: NDArray[np.int64]  # (s, P, Q) position of the best
+    items: dict[str, Array]  # joules
+    bits: Array  # between buffer and array
+    cycles: Array  # of computation
+    mapping: NDArray[np.int64]  # position of the best
 
 
 def _share(density: float | Array, uses: Array) -> Array:
@@ -184,7 +182,7 @@ def _share(density: float | Array, uses: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class _Bits:
-    """Bits that m mappings of s schedules move, each (s, m, P, Q) or with length-1 axes: at the buffer, at the PEs."""
+    """Bits that m mappings of s schedules move, (s, m, n, P, Q, S) or with length-1 axes: at the buffer, at the PEs."""
 
     weights: Array
     inputs: Array
@@ -199,14 +197,14 @@ def _bits(device: Accelerator, call: LoopBounds, accesses: Sequence[Accesses], o
     """Bits moved, less those that zeros save where they are skipped. Every output is written at least once."""
 
     def counts(name: str) -> Array:
-        return np.stack([getattr(access, name) for access in accesses]).astype(float)[:, :, None, None]
+        return np.stack([getattr(access, name) for access in accesses]).astype(float)[:, :, None, None, None, None]
 
-    weight = _densities(device.weight_sparsity, operands.keep)[1][:, None]
+    weight = _densities(device.weight_sparsity, operands.keep)[1]
     activation = _densities(device.activation_sparsity, np.asarray(operands.activation_keep))[1]
     w = weight * _share(activation, call.macs / counts("weight_reads"))
     a = activation * _share(weight, call.macs / np.maximum(counts("input_reads"), 1))
     o = _share(weight * activation, call.macs / counts("psum_writes"))
-    w_bits = w * (operands.weight_bits + _index(device, device.weight_sparsity))
+    w_bits = w * (operands.weight_bits[:, None] + _index(device, device.weight_sparsity))
     a_bits = a * (operands.activation_bits + _index(device, device.activation_sparsity))
     return _Bits(
         counts("weight_reads") * w_bits,
@@ -220,10 +218,10 @@ def _bits(device: Accelerator, call: LoopBounds, accesses: Sequence[Accesses], o
 
 
 def _array_items(device: Accelerator, call: LoopBounds, moved: _Bits, operands: Operands) -> dict[str, Array]:
-    """Joules by item of the array and of the buffer's side towards it, to broadcast to (s, m, P, Q)."""
-    work = _densities(device.weight_sparsity, operands.keep)[0][:, None] * call.macs
+    """Joules by item of the array and of the buffer's side towards it, to broadcast to (s, m, n, P, Q, S)."""
+    work = _densities(device.weight_sparsity, operands.keep)[0] * call.macs
     work = work * _densities(device.activation_sparsity, np.asarray(operands.activation_keep))[0]
-    ba, bw, register, buffer = operands.activation_bits, operands.weight_bits, device.register, device.buffer
+    ba, bw, register, buffer = operands.activation_bits, operands.weight_bits[:, None], device.register, device.buffer
     mac = device.mac.constant + device.mac.linear * (ba + bw) + device.mac.product * ba * bw
     return {
         "mac": work * mac,
@@ -244,7 +242,7 @@ def _mapped(
     accesses: Sequence[Accesses],
     operands: Operands,
 ) -> _OnChip:
-    """On-chip costs with the mapping of least energy for each schedule, prune ratio and width."""
+    """On-chip costs with the mapping of least energy for each schedule and choice."""
     moved = _bits(device, unrolling.call, accesses, operands)
     items = _array_items(device, unrolling.call, moved, operands)
     shape = np.broadcast_shapes(*(value.shape for value in items.values()))
@@ -259,7 +257,7 @@ def _mapped(
     return _OnChip(
         {name: at_best(value) for name, value in items.items()},
         at_best(moved.weights + moved.inputs + moved.psum_writes + moved.psum_reads),
-        cycles[:, None] * weight * activation,
+        cycles[:, None, None, None, None] * weight * activation,
         best,
     )
 
@@ -280,7 +278,7 @@ def _off_chip(device: Accelerator, schedules: Sequence[Schedule], operands: Oper
     def words(name: str) -> Array:
         return np.array([float(getattr(schedule, name)) for schedule in schedules])[:, None, None, None, None]
 
-    on_chip = stored_weight_bits(device, operands.keep[:, None], operands.weight_bits)[None, :, :, None]
+    on_chip = stored_weight_bits(device, operands.keep, operands.weight_bits[:, None])
     coded = on_chip if operands.coded_bits is None else operands.coded_bits
     activation = operands.activation_bits
     weights = words("weights") * coded

@@ -47,6 +47,7 @@ class CostAxes:
         dataflow: (D,) names of dataflows.
         coded_bits: (L, P, Q, S) exact bits of each coded layer, for models that charge coded weights;
             None means that weights are stored at ``bit_width`` bits each.
+        density: (L, P, Q, S) exact fraction of weights that are not zero; None means ``1 - prune_ratio``.
         activation_bits: bits of a feature map's element.
         input_sparsity: (L,) fraction of zeros in each layer's input map; None means no zeros.
     """
@@ -58,6 +59,7 @@ class CostAxes:
     coded_bits: NDArray[np.number] | None = None
     activation_bits: int = 16
     input_sparsity: Sequence[float] | Array | None = None
+    density: Array | None = None
 
     def __post_init__(self) -> None:
         ratio, bits = np.asarray(self.prune_ratio, float), np.asarray(self.bit_width)
@@ -70,6 +72,12 @@ class CostAxes:
         if self.activation_bits < 1:
             raise EmomcError(f"activation_bits: expected at least 1, got {self.activation_bits}.")
 
+    def keep(self, layers: Sequence[int]) -> Array:
+        """Fraction of nonzero weights of these layers, (n, P, Q, S); axes of length 1 where only the ratio is known."""
+        if self.density is not None:
+            return self.density[list(layers)]
+        return (1 - np.asarray(self.prune_ratio, float))[None, :, None, None]
+
     def check_layers(self, count: int) -> None:
         """Raise EmomcError where a per-layer array does not have one row for each of ``count`` layers."""
         choices = (len(self.prune_ratio), len(self.bit_width), len(self.shared_values))
@@ -77,6 +85,11 @@ class CostAxes:
             raise EmomcError(f"coded_bits: expected shape {(count, *choices)}, got {self.coded_bits.shape}.")
         if self.coded_bits is not None and not np.all((self.coded_bits >= 0) & (self.coded_bits < np.inf)):
             raise EmomcError("coded_bits: expected finite numbers of at least 0.")
+        if self.density is not None:
+            if self.density.shape != (count, *choices):
+                raise EmomcError(f"density: expected shape {(count, *choices)}, got {self.density.shape}.")
+            if not np.all((self.density >= 0) & (self.density <= 1)):
+                raise EmomcError("density: expected fractions between 0 and 1.")
         if self.input_sparsity is not None:
             zeros = np.asarray(self.input_sparsity, float)
             if zeros.shape != (count,) or not np.all((zeros >= 0) & (zeros <= 1)):

@@ -11,7 +11,7 @@ from operator import add
 import numpy as np
 
 from emomc.errors import EmomcError, unknown_name
-from emomc.hardware.accelerator import Accelerator
+from emomc.hardware.accelerator import Accelerator, Sparsity
 from emomc.hardware.accesses import Accesses, Mapping, best_mappings
 from emomc.hardware.charges import Charges, Operands, best_plan, charge
 from emomc.hardware.dataflow import Unrolling
@@ -111,7 +111,7 @@ class PhysicalModel(CostModel):
         check_dataflows(self, [dataflow])
         axes = CostAxes([prune_ratio], [bit_width], [shared_values], (dataflow,), activation_bits=activation_bits)
         coded = None if coded_bits is None else np.full((1, 1, 1, 1), coded_bits / layer.weight_count)
-        operands = self._operands(axes, input_sparsity, coded)
+        operands = self._operands(axes, input_sparsity, coded, [0])
         chosen = []
         for call in layer.calls:
             unrolling, schedules, accesses = self._candidates(call, dataflow, operands)
@@ -140,22 +140,28 @@ class PhysicalModel(CostModel):
         zeros = [0.0] * len(layers) if axes.input_sparsity is None else [float(z) for z in axes.input_sparsity]
         alike = defaultdict(list)
         for position, layer in enumerate(layers):
-            alike[layer.calls, layer.weight_count, zeros[position]].append(position)
+            alone = position if self._sees_density(axes) else None
+            alike[layer.calls, layer.weight_count, zeros[position], alone].append(position)
         rows: dict[int, Charges] = {}
-        for (calls, count, zero), positions in alike.items():
+        for (calls, count, zero, _), positions in alike.items():
             coded = None if axes.coded_bits is None else np.asarray(axes.coded_bits[positions], float) / count
-            operands = self._operands(axes, zero, coded)
+            operands = self._operands(axes, zero, coded, positions)
             charges = Charges.join(
                 [reduce(add, (self._charge(call, flow, operands) for call in calls)) for flow in axes.dataflow]
             )
             rows |= {position: charges.row(at) for at, position in enumerate(positions)}
         return Charges.stack([rows[position] for position in range(len(layers))])
 
-    def _operands(self, axes: CostAxes, zeros: float, coded: Array | None) -> Operands:
+    def _sees_density(self, axes: CostAxes) -> bool:
+        """Whether exact densities make a difference."""
+        return axes.density is not None and self.accelerator.weight_sparsity is not Sparsity.NONE
+
+    def _operands(self, axes: CostAxes, zeros: float, coded: Array | None, layers: Sequence[int]) -> Operands:
         device = self.accelerator
+        keep = axes.keep(layers) if self._sees_density(axes) else replace(axes, density=None).keep(layers)
         widths = np.array([device.weight_width(int(bits)) for bits in axes.bit_width], float)
         return Operands(
-            keep=1 - np.asarray(axes.prune_ratio, float),
+            keep=keep,
             weight_bits=widths,
             coded_bits=None if device.decode is None else coded,
             activation_bits=device.activation_width(axes.activation_bits),

@@ -59,7 +59,7 @@ class Accesses:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Energy factors of a number format, as scalars or (Q,): of a MAC, a weight read and a feature map's word."""
+    """Energy factors of a number format, as scalars or (Q, 1): of a MAC, a weight read and a feature map's word."""
 
     mac: float | Array  # in place of (bits + 1)
     weight: float | Array  # in place of (bits + 1) / 16
@@ -68,7 +68,7 @@ class Arithmetic:
 
 def fixed_point(bit_width: Sequence[int] | NDArray[np.int64]) -> Arithmetic:
     """Fixed-point weights of (Q,) bit-widths, with 16-bit feature maps."""
-    bits = np.asarray(bit_width, float)
+    bits = np.asarray(bit_width, float)[:, None]
     return Arithmetic(mac=bits + 1, weight=(bits + 1) / WORD_BITS)
 
 
@@ -117,7 +117,7 @@ def _touched(keep: Array, sharing: int) -> Array:
 
 
 def _call_items(energies: Energies, access: Accesses, macs: int, keep: Array, arithmetic: Arithmetic) -> Array:
-    """Items of one call, (item, P, Q) in joules; ``keep`` is (P, 1)."""
+    """Items of one call, (item, P, Q, S) in joules; ``keep`` is (P, Q, S), or has axes of length 1."""
     used_in = _touched(keep, access.input_sharing) * arithmetic.activation
     used_out = _touched(keep, access.output_sharing) * arithmetic.activation
     items = (
@@ -133,16 +133,20 @@ def _call_items(energies: Energies, access: Accesses, macs: int, keep: Array, ar
 def _layer_items(
     energies: Energies, layers: Sequence[Layer], dataflows: Sequence[str], keep: Array, arithmetic: Arithmetic
 ) -> dict[str, Array]:
-    """Items (L, P, Q, 1, D) of every layer: calls add up, and calls of equal shape are computed once."""
+    """Items (L, P, Q, S, D) of every layer for ``keep`` (L, P, Q, S), either with axes of length 1: calls add up."""
 
     @cache
-    def call_items(call: LoopBounds, linear: bool) -> Array:
+    def call_items(call: LoopBounds, linear: bool, row: int) -> Array:
         accesses = [(_linear if linear else DATAFLOWS[name])(call) for name in dataflows]
-        return np.stack([_call_items(energies, access, call.macs, keep, arithmetic) for access in accesses], axis=-1)
+        return np.stack(
+            [_call_items(energies, access, call.macs, keep[row], arithmetic) for access in accesses], axis=-1
+        )
 
-    rows = [reduce(add, (call_items(call, layer.kind == "linear") for call in layer.calls)) for layer in layers]
-    stacked = np.stack(rows, axis=1)[:, :, :, :, None, :]
-    return dict(zip(ITEMS, stacked, strict=True))
+    rows = [
+        reduce(add, (call_items(call, layer.kind == "linear", min(number, len(keep) - 1)) for call in layer.calls))
+        for number, layer in enumerate(layers)
+    ]
+    return dict(zip(ITEMS, np.stack(rows, axis=1), strict=True))
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ class PublishedModel(CostModel):
     metrics: tuple[str, ...] = ("energy",)
 
     def itemize(self, layers: Sequence[Layer], axes: CostAxes) -> dict[str, Array]:
-        """Energy by item, each (L, P, Q, 1, D) in joules.
+        """Energy by item, each (L, P, Q, S, D) in joules; S has length 1 unless exact densities are given.
 
         Raises:
             EmomcError: for an unknown dataflow or feature maps of other than 16 bits.
@@ -170,11 +174,11 @@ class PublishedModel(CostModel):
                 f"activation_bits: the published model is defined for {WORD_BITS}-bit feature maps, got "
                 f"{axes.activation_bits}. Choose another accelerator for other widths."
             )
-        keep = 1 - np.asarray(axes.prune_ratio, float)[:, None]
+        keep = axes.keep(range(len(layers)))
         return _layer_items(self.energies, layers, axes.dataflow, keep, fixed_point(axes.bit_width))
 
     def tables(self, layers: Sequence[Layer], axes: CostAxes) -> dict[str, Array]:
-        """``{"energy": (L, P, Q, 1, D)}`` in joules. Raises EmomcError as `itemize` does."""
+        """``{"energy": (L, P, Q, S, D)}`` in joules, as `itemize`. Raises EmomcError as `itemize` does."""
         return {"energy": total(self.itemize(layers, axes))}
 
     def reference(self, layers: Sequence[Layer], dataflow: str, precision: str = "fp32") -> dict[str, float]:
@@ -185,6 +189,6 @@ class PublishedModel(CostModel):
             raise unknown_name("reference precision", precision, formats)
         return {
             "energy": float(
-                total(_layer_items(self.energies, layers, [dataflow], np.ones((1, 1)), formats[precision])).sum()
+                total(_layer_items(self.energies, layers, [dataflow], np.ones((1, 1, 1, 1)), formats[precision])).sum()
             )
         }

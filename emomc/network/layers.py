@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 
@@ -76,6 +76,12 @@ class Layer:
     def weight_count(self) -> int:
         """Number of weights."""
         return math.prod(self.weight_shape)
+
+    def with_inputs(self, channels: int) -> Layer:
+        """The layer as it runs on so many input channels (of each group) instead of all."""
+        outputs, _, *window = self.weight_shape
+        calls = tuple(replace(call, C=channels) for call in self.calls)
+        return replace(self, weight_shape=(outputs, channels, *window), calls=calls)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import time
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emomc import coding
 from emomc.accuracy.activations import ZERO_IMAGES, input_sparsity
 from emomc.accuracy.evaluator import DENSE, Evaluator, Measurement, Settings
 from emomc.accuracy.sensitivity import plan_probes, sensitivity_table
@@ -22,22 +22,33 @@ from emomc.compression import CALIBRATED, Calibration
 from emomc.compression.bank import Bank
 from emomc.compression.networkfile import file_overhead
 from emomc.errors import EmomcError, unknown_name
-from emomc.genome import BIT_WIDTH, DATAFLOW, PRUNE_RATIO, SHARED_VALUES, STORED, Gene, SearchSpace, default_genes
-from emomc.hardware import METRICS, CostAxes, CostModel, load_accelerator
+from emomc.genome import (
+    CHANNEL,
+    DATAFLOW,
+    GRANULARITY,
+    WEIGHT,
+    Gene,
+    SearchSpace,
+    all_genes,
+    default_genes,
+    pattern_of,
+)
+from emomc.hardware import METRICS, CostModel, load_accelerator
 from emomc.network import Network, trace
 from emomc.problems.compression import CompressionProblem
 from emomc.problems.objectives import Constraint, Objective, load_objective, parse_constraint
-from emomc.problems.tables import CostTables
 from emomc.problems.tasks import Task, load_task
 from emomc.problems.tasks.cache import cache_folder
 from emomc.run.lock import FolderLock
 from emomc.run.options import Options, check_same_run, write_options
 from emomc.run.store import Store
+from emomc.run.tables import cost_tables
 from emomc.run.workers import Job, Workers, default_workers
 from emomc.search import STRATEGIES, Genomes
 
 Doubles = NDArray[np.float64]
 
+_FEWEST_CHANNELS = 8  # of a layer that may lose whole input channels: with fewer, prune ratios cannot be met
 _VERSION = 3  # raise when a change to measuring makes stored measurements stale
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)``: called as work gets done."""
@@ -106,7 +117,7 @@ class Session:
         if not self.network.layers:
             raise EmomcError(f"task {self.task.name!r}: the network has no convolution or linear layer to compress.")
         self.accelerator: CostModel = load_accelerator(options.accelerator)
-        self.space = SearchSpace.full([layer.name for layer in self.network.layers], _genes(options, self.accelerator))
+        self.space = _space(options, self.accelerator, self.network)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.folder)
         self._workers: Workers | None = None
@@ -133,7 +144,8 @@ class Session:
             lambda done, total: self._progress("compressing layers", done, total),
             self._calibration() if self.options.method in CALIBRATED else None,
         )
-        self.costs = self._cost_tables()
+        overhead = float(file_overhead(self.task.module, self.network, self.task.header))
+        self.costs = cost_tables(self.bank, self.network.layers, self.accelerator, overhead, self._input_sparsity())
         self._progress("starting workers", 0, 1)
         evaluator = Evaluator(
             self.task.module, self.network, self.task.splits, self.bank, self.task.error, self._settings
@@ -146,23 +158,6 @@ class Session:
 
     def _calibration(self) -> Calibration:
         return Calibration(self.task.module, self.network, self.task.splits.calibration.inputs)
-
-    def _cost_tables(self) -> CostTables:
-        coded = np.vectorize(coding.blob_cost, otypes=[np.float64])(self.bank.sizes)
-        choices = {gene.name: gene.choices for gene in self.space.genes}
-        axes = CostAxes(
-            [float(choice) for choice in choices[PRUNE_RATIO]],
-            [int(choice) for choice in choices[BIT_WIDTH]],
-            [int(choice) for choice in choices[SHARED_VALUES]],
-            tuple(str(choice) for choice in choices[DATAFLOW]),
-            coded_bits=self.bank.sizes * 8,
-            input_sparsity=self._input_sparsity(),
-        )
-        tables = self.accelerator.tables(self.network.layers, axes)
-        peaks = frozenset(metric for metric in tables if METRICS[metric].combine == "max")
-        tables["size"] = self.space.spread(coded, STORED)
-        overhead = float(file_overhead(self.task.module, self.network, self.task.header))
-        return CostTables(self.space, self.network.layers, tables, {"size": overhead}, peaks)
 
     def _input_sparsity(self) -> Doubles:
         """Zeros in each layer's input on calibration images, of the dense network."""
@@ -262,11 +257,34 @@ def _as_dict(result: Any) -> dict[str, Any]:
     return {"divergence": result} if isinstance(result, float) else asdict(result)
 
 
+def _space(options: Options, accelerator: CostModel, network: Network) -> SearchSpace:
+    """The space of a run. Layers with too few input channels for a pattern, or for losing channels, do without."""
+    space = SearchSpace.full([layer.name for layer in network.layers], _genes(options, accelerator))
+    if space.has(GRANULARITY):
+        needed = {str(each): _channels_needed(str(each)) for each in space.genes[space.column(GRANULARITY)].choices}
+        for layer in network.layers:
+            fitting = [each for each, channels in needed.items() if layer.weight_shape[1] >= channels]
+            space = space.restrict(GRANULARITY, fitting, glob.escape(layer.name))
+    return space
+
+
+def _channels_needed(granularity: str) -> int:
+    """Input channels of a group below which a granularity makes no sense."""
+    pattern = pattern_of(granularity)
+    return pattern[1] if pattern else _FEWEST_CHANNELS if granularity == CHANNEL else 1
+
+
 def _genes(options: Options, accelerator: CostModel) -> tuple[Gene, ...]:
-    """The genes of a run: defaults, the accelerator's dataflows, and the choices that the options replace."""
-    genes = {gene.name: gene for gene in default_genes(options.dataflows or accelerator.dataflows)}
-    for name, choices in options.genes.items():
-        if name not in genes:
-            raise EmomcError(f"unknown gene {name!r}. Genes: {', '.join(genes)}.")
-        genes[name] = Gene(name, tuple(choices), genes[name].ordinal)
-    return tuple(genes.values())
+    """The genes of a run: defaults, those asked for, the accelerator's dataflows, and the choices that are given."""
+    dataflows = options.dataflows or accelerator.dataflows
+    known = {gene.name: gene for gene in all_genes(dataflows)}
+    given = {name: tuple(choices) for name, choices in options.genes.items()}
+    for name in given:
+        if name not in known:
+            raise EmomcError(f"unknown gene {name!r}. Genes: {', '.join(known)}.")
+    if GRANULARITY in given:  # single weights are the mildest choice, and the only one that suits every layer
+        given[GRANULARITY] = tuple(dict.fromkeys((WEIGHT, *given[GRANULARITY])))
+    names = {gene.name for gene in default_genes(dataflows)} | set(given)
+    return tuple(
+        replace(gene, choices=given.get(gene.name, gene.choices)) for gene in known.values() if gene.name in names
+    )

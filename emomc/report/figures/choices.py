@@ -11,15 +11,17 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from emomc.genome import BIT_WIDTH, DATAFLOW, PRUNE_RATIO, SHARED_VALUES
+from emomc.genome import BIT_WIDTH, DATAFLOW, GRANULARITY, PRUNE_RATIO, SHARED_VALUES
 from emomc.report.rundata import RunData
 
 _TITLES = {
     PRUNE_RATIO: "prune ratio",
+    GRANULARITY: "granularity",
     BIT_WIDTH: "bit-width",
     SHARED_VALUES: "shared values",
     DATAFLOW: "dataflow",
 }
+_CATEGORIES = (GRANULARITY, DATAFLOW)
 _COLUMNS = 2
 _LONGEST = 28  # characters of a layer's name
 
@@ -48,7 +50,7 @@ def choices_figure(run: RunData) -> Figure:
 def mildest_first(gene: str, values: Sequence[str]) -> list[str]:
     """Distinct choices of a gene, as text, in the order in which they compress more and more."""
     distinct = sorted(set(values))
-    if gene == DATAFLOW or not all(_is_number(value) for value in distinct):
+    if gene in _CATEGORIES or not all(_is_number(value) for value in distinct):
         return distinct
     sign = -1 if gene in (BIT_WIDTH, SHARED_VALUES) else 1
     return sorted(distinct, key=lambda text: sign * (float(text) or (np.inf if gene == SHARED_VALUES else 0.0)))
@@ -58,7 +60,7 @@ def _heatmap(axes: Axes, run: RunData, gene: str) -> tuple[AxesImage, list[str]]
     chosen = [[point.genes[layer][gene] for point in run.points] for layer in run.summary["layers"]]
     values = mildest_first(gene, [value for row in chosen for value in row])
     indices = np.array([[values.index(value) for value in row] for row in chosen])
-    if gene == DATAFLOW:
+    if gene in _CATEGORIES:
         colors = [colormaps["Set2"](index % 8) for index in range(len(values))]
     else:
         colors = list(colormaps["Blues"](np.linspace(0.08, 1.0, max(len(values), 2)))[: len(values)])
