@@ -231,16 +231,19 @@ def test_in_order_layers_without_a_choice_stay_dense_and_unknown_ones_are_named(
 CELLS = ((1, 0, 0), (0, 1, 0), (1, 0, 1))
 
 
-def measured_losses(folder: Path, method: str) -> list[float]:
-    """Error that the digits network loses on the selection split with every layer at each of `CELLS`."""
+def divergences(folder: Path, method: str) -> list[float]:
+    """How far the digits network comes from the dense one with every layer at each of `CELLS`.
+
+    A few hundred images do not tell errors apart that differ by less than a percent, as those of 3 bits do.
+    """
     genes = {"prune_ratio": (0.0, 0.7), "bit_width": (16, 3), "shared_values": (0, 4)}
     with emomc.Session(folder / method, emomc.Options("digits", method=method, genes=genes), workers=1) as session:
         genomes = np.zeros((len(CELLS), session.space.n_layers, session.space.n_genes), dtype=np.int64)
         genomes[:, :, :3] = np.array(CELLS)[:, None]
         found = session.measure(session.space.canonical(genomes.reshape(len(CELLS), -1)))
-        return [measurement.difference for measurement in found]
+        return [measurement.divergence for measurement in found]
 
 
-def test_in_a_session_calibrated_compression_loses_less_than_magnitude(tmp_path: Path) -> None:
-    ours, theirs = (measured_losses(tmp_path, method) for method in ("obs", "magnitude"))
+def test_in_a_session_calibrated_compression_stays_closer_than_magnitude(tmp_path: Path) -> None:
+    ours, theirs = (divergences(tmp_path, method) for method in ("obs", "magnitude"))
     assert all(a < b for a, b in zip(ours, theirs, strict=True)), (ours, theirs)
