@@ -152,7 +152,7 @@ def whole_path(name: str, workers: int) -> dict[str, Any]:
     options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     module = getattr(torchvision.models, name)(weights=None, **options).eval()
     images = torch.randn(4 * IMAGES, 3, 224, 224)
-    parts = (Split(part, torch.zeros(IMAGES, dtype=torch.long)) for part in images.split(IMAGES))
+    parts = (Split(part, torch.zeros(IMAGES, dtype=torch.long)) for part in torch.split(images, IMAGES))
     splits = Splits(*parts)
     with tempfile.TemporaryDirectory() as folder, Watch() as watch:
         network, bank, found = build(module, splits.calibration.inputs, SMALL, Path(folder) / "bank", workers)
