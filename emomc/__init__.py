@@ -24,37 +24,116 @@ if TYPE_CHECKING:
         measure_file,
     )
     from emomc.genome import Configuration, Gene, SearchSpace
-    from emomc.hardware import CostModel, accelerators, load_accelerator
-    from emomc.network import Network, trace
+    from emomc.hardware import (
+        CostAxes,
+        CostModel,
+        PhysicalModel,
+        Sparsity,
+        accelerators,
+        array_accesses,
+        from_zigzag,
+        fuse,
+        load_accelerator,
+        peak_memory,
+        to_zigzag,
+    )
+    from emomc.network import Layer, LoopBounds, Network, trace
     from emomc.operators import genome_operators, lagrangian_seeds, uniform_ladder
-    from emomc.problems import Batch, CompressionProblem, Constraint, Objective, objective, parse_constraint
+    from emomc.problems import Batch, CompressionProblem, Constraint, CostTables, Objective, objective, parse_constraint
     from emomc.problems.tasks import Task, TrainingData, load_task, task_names
+    from emomc.problems.tasks.networks import mobilenet_v1, resnet, vgg16
     from emomc.run import Options, Outcome, Session, run_search
     from emomc.search import front_of, hypervolume
     from emomc.training import Augmentation, Budget, KeepZeros, Recipe, fit, zero_masks
 
 _HOMES = {
-    "emomc.accuracy": ("Measurement", "Settings", "Split", "Splits"),
-    "emomc.coding": ("NetworkFile", "read_network"),
+    "emomc.accuracy": (
+        "Measurement",
+        "Settings",
+        "Split",
+        "Splits",
+    ),
+    "emomc.coding": (
+        "NetworkFile",
+        "read_network",
+    ),
     "emomc.errors": ("EmomcError",),
     "emomc.export": (
         "CompressedFile",
         "Compressor",
         "compress",
+        "configuration_names",
         "load",
         "load_configuration",
         "measure_file",
-        "configuration_names",
     ),
-    "emomc.genome": ("Configuration", "Gene", "SearchSpace"),
-    "emomc.hardware": ("CostModel", "accelerators", "load_accelerator"),
-    "emomc.network": ("Network", "trace"),
-    "emomc.operators": ("genome_operators", "lagrangian_seeds", "uniform_ladder"),
-    "emomc.problems": ("Batch", "CompressionProblem", "Constraint", "Objective", "objective", "parse_constraint"),
-    "emomc.problems.tasks": ("Task", "TrainingData", "load_task", "task_names"),
-    "emomc.run": ("Options", "Outcome", "Session", "run_search"),
-    "emomc.search": ("front_of", "hypervolume"),
-    "emomc.training": ("Augmentation", "Budget", "KeepZeros", "Recipe", "fit", "zero_masks"),
+    "emomc.genome": (
+        "Configuration",
+        "Gene",
+        "SearchSpace",
+    ),
+    "emomc.hardware": (
+        "CostAxes",
+        "CostModel",
+        "PhysicalModel",
+        "Sparsity",
+        "accelerators",
+        "array_accesses",
+        "from_zigzag",
+        "fuse",
+        "load_accelerator",
+        "peak_memory",
+        "to_zigzag",
+    ),
+    "emomc.network": (
+        "Layer",
+        "LoopBounds",
+        "Network",
+        "trace",
+    ),
+    "emomc.operators": (
+        "genome_operators",
+        "lagrangian_seeds",
+        "uniform_ladder",
+    ),
+    "emomc.problems": (
+        "Batch",
+        "CompressionProblem",
+        "Constraint",
+        "CostTables",
+        "Objective",
+        "objective",
+        "parse_constraint",
+    ),
+    "emomc.problems.tasks": (
+        "Task",
+        "TrainingData",
+        "load_task",
+        "task_names",
+    ),
+    "emomc.problems.tasks.networks": (
+        "mobilenet_v1",
+        "resnet",
+        "vgg16",
+    ),
+    "emomc.run": (
+        "Options",
+        "Outcome",
+        "Session",
+        "run_search",
+    ),
+    "emomc.search": (
+        "front_of",
+        "hypervolume",
+    ),
+    "emomc.training": (
+        "Augmentation",
+        "Budget",
+        "KeepZeros",
+        "Recipe",
+        "fit",
+        "zero_masks",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -67,29 +146,38 @@ __all__ = [
     "Compressor",
     "Configuration",
     "Constraint",
+    "CostAxes",
     "CostModel",
+    "CostTables",
     "EmomcError",
     "Gene",
     "KeepZeros",
+    "Layer",
+    "LoopBounds",
     "Measurement",
     "Network",
     "NetworkFile",
     "Objective",
     "Options",
     "Outcome",
+    "PhysicalModel",
     "Recipe",
     "SearchSpace",
     "Session",
     "Settings",
+    "Sparsity",
     "Split",
     "Splits",
     "Task",
     "TrainingData",
     "accelerators",
+    "array_accesses",
     "compress",
     "configuration_names",
     "fit",
+    "from_zigzag",
     "front_of",
+    "fuse",
     "genome_operators",
     "hypervolume",
     "lagrangian_seeds",
@@ -98,13 +186,18 @@ __all__ = [
     "load_configuration",
     "load_task",
     "measure_file",
+    "mobilenet_v1",
     "objective",
     "parse_constraint",
+    "peak_memory",
     "read_network",
+    "resnet",
     "run_search",
     "task_names",
+    "to_zigzag",
     "trace",
     "uniform_ladder",
+    "vgg16",
     "zero_masks",
 ]
 

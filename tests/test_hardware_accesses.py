@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emomc.errors import EmomcError
@@ -16,6 +16,7 @@ from emomc.hardware.accesses import (
     Block,
     Mapping,
     Registers,
+    array_accesses,
     best_mappings,
     count_accesses,
     loop_orders,
@@ -33,10 +34,11 @@ COUNTS = tuple(Accesses.__dataclass_fields__)
 def calls(draw: st.DrawFn, largest: int = 5) -> LoopBounds:
     """Small convolutions, grouped, depthwise, strided, dilated, padded, and linear layers among them."""
     sizes = st.integers(1, largest)
+    taps_drawn = st.integers(1, 3) if largest < 8 else st.sampled_from([1, 2, 3, 5])
     b, g, k, c = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(sizes), draw(sizes)
     axes = []
     for _ in "yx":
-        taps, stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
+        taps, stride, dilation = draw(taps_drawn), draw(st.integers(1, 3)), draw(st.integers(1, 2))
         padding = draw(st.integers(0, taps - 1))
         outputs = draw(sizes)
         least = max(1, stride * (outputs - 1) + dilation * (taps - 1) + 1 - 2 * padding)
@@ -51,11 +53,7 @@ def executed(unrolling: Unrolling, block: Block, order: tuple[str, ...]) -> dict
     return Nest(unrolling.call, first, second, unrolling.rows, unrolling.columns, lengths, order).run()
 
 
-@settings(max_examples=250, deadline=None)
-@given(calls(), st.sampled_from(DATAFLOWS), st.integers(1, 4), st.integers(1, 4), st.data())
-def test_counts_equal_the_executed_nest(
-    call: LoopBounds, flow: str, rows: int, columns: int, data: st.DataObject
-) -> None:
+def check_against_the_nest(call: LoopBounds, flow: str, rows: int, columns: int, data: st.DataObject) -> None:
     unrolling = Unrolling(call, flow, rows, columns)
     block = Block(
         data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3)), data.draw(st.booleans()), data.draw(st.booleans())
@@ -68,6 +66,25 @@ def test_counts_equal_the_executed_nest(
     assert {name: int(getattr(counts, name)[row]) for name in COUNTS} == {name: nest[name] for name in COUNTS}
     assert nest["macs"] == call.macs
     assert nest["cycles"] == unrolling.cycles
+
+
+@settings(max_examples=250, deadline=None)
+@given(calls(), st.sampled_from(DATAFLOWS), st.integers(1, 4), st.integers(1, 4), st.data())
+def test_counts_equal_the_executed_nest(
+    call: LoopBounds, flow: str, rows: int, columns: int, data: st.DataObject
+) -> None:
+    check_against_the_nest(call, flow, rows, columns, data)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(
+    calls(8).filter(lambda call: 10**4 <= call.macs <= 10**5),
+    st.sampled_from(DATAFLOWS), st.integers(1, 8), st.integers(1, 8), st.data(),
+)  # fmt: skip
+def test_counts_equal_the_executed_nest_up_to_1e5_macs(
+    call: LoopBounds, flow: str, rows: int, columns: int, data: st.DataObject
+) -> None:
+    check_against_the_nest(call, flow, rows, columns, data)
 
 
 SMALL = LoopBounds(1, 1, 8, 8, 8, 8, 3, 3, 10, 10)
@@ -94,10 +111,8 @@ ORDERS = {
     ],
 )
 def test_golden_counts(call: LoopBounds, flow: str, side: int, golden: tuple[int, ...]) -> None:
-    unrolling = Unrolling(call, flow, side, side)
-    counts = count_accesses(unrolling, [Mapping(Block(), ORDERS[flow])])
-    names = ("weight_reads", "input_reads", "psum_reads", "psum_writes")
-    assert tuple(int(getattr(counts, name)[0]) for name in names) == golden
+    counts = array_accesses(call, flow, side, side, ORDERS[flow])
+    assert tuple(counts[name] for name in ("weight_reads", "input_reads", "psum_reads", "psum_writes")) == golden
 
 
 def test_named_dataflows_unroll_the_loops_of_their_names() -> None:
@@ -123,11 +138,12 @@ def test_closed_forms_of_uneven_layers(flow: str) -> None:
         "X:FX": (n // p, n * (p + r - 1) // (p * r), k * p * q, (p, r)),
         "CI:CO": (k * c * r * s, n // 3, n // 2, (2, 3)),
     }[flow]
-    counts = count_accesses(Unrolling(call, flow, *sides), [Mapping(Block(), ORDERS[flow])])
-    assert counts.weight_reads[0] == weights
-    assert counts.input_reads[0] == inputs
-    assert counts.psum_writes[0] == writes
-    assert counts.psum_reads[0] == writes - k * p * q
+    assert array_accesses(call, flow, *sides, ORDERS[flow]) == {
+        "weight_reads": weights,
+        "input_reads": inputs,
+        "psum_reads": writes - k * p * q,
+        "psum_writes": writes,
+    }
 
 
 def test_golden_counts_are_among_the_best() -> None:
@@ -224,3 +240,8 @@ def test_pareto_rows(points: list[tuple[int, int, int]]) -> None:
 def test_unknown_dataflow_is_named() -> None:
     with pytest.raises(EmomcError, match="Did you mean 'X:Y'"):
         Unrolling(SMALL, "XY", 4, 4)
+
+
+def test_an_order_without_a_loop_is_refused() -> None:
+    with pytest.raises(EmomcError, match="K take more than one step"):
+        array_accesses(SMALL, "X:Y", 8, 8, ("FX", "FY", "C"))

@@ -11,47 +11,45 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
+from emomc.benchmarks.eyeriss import (
+    ALEXNET,
+    ALEXNET_BATCH,
+    FIGURE_10,
+    FIGURE_10_BATCH,
+    VGG16,
+    VGG16_BATCH,
+    Measured,
+    alexnet,
+    vgg16,
+)
 from emomc.hardware import CostAxes, load_accelerator
 from emomc.hardware.accelerator import Memory
 from emomc.hardware.physical import PhysicalModel
 from emomc.hardware.tiling import Buffer, best_schedules
-from emomc.network.layers import Layer, LoopBounds
-
-
-def alexnet(name: str, batch: int) -> Layer:
-    k, c, out, taps, size, stride, pad, groups = {
-        "conv1": (96, 3, 55, 11, 227, 4, 0, 1),
-        "conv2": (256, 96, 27, 5, 27, 1, 2, 2),
-        "conv3": (384, 256, 13, 3, 13, 1, 1, 1),
-        "conv4": (384, 384, 13, 3, 13, 1, 1, 2),
-        "conv5": (256, 384, 13, 3, 13, 1, 1, 2),
-        "fc1": (4096, 256, 1, 6, 6, 1, 0, 1),
-        "fc2": (4096, 4096, 1, 1, 1, 1, 0, 1),
-        "fc3": (1000, 4096, 1, 1, 1, 1, 0, 1),
-    }[name]
-    call = LoopBounds(
-        batch, groups, k // groups, c // groups, out, out, taps, taps, size, size, (stride, stride), (pad, pad)
-    )
-    return Layer(name, "conv", f"{name}.weight", (k, c // groups, taps, taps), (call,))
 
 
 @pytest.mark.parametrize(
-    ("name", "gigamacs", "dram", "low", "high"),
-    [  # ISCA 2016, Fig. 10: batch 16, 128 KB, 16-bit words, a word off chip costs 200 MACs
-        ("conv1", 1.69, 2.46, 0.6, 1.0),
-        ("conv2", 3.58, 2.27, 0.75, 1.0),
-        ("conv3", 2.39, 2.02, 0.9, 1.1),
-        ("conv4", 1.79, 1.57, 0.9, 1.1),
-        ("conv5", 1.20, 1.05, 0.9, 1.1),
-        ("fc1", 0.60, 7.78, 1.0, 1.2),
-        ("fc2", 0.27, 3.39, 1.0, 1.2),
-        ("fc3", 0.07, 0.84, 1.0, 1.2),
+    ("name", "low", "high"),
+    [
+        ("conv1", 0.6, 1.0),
+        ("conv2", 0.75, 1.0),
+        ("conv3", 0.9, 1.1),
+        ("conv4", 0.9, 1.1),
+        ("conv5", 0.9, 1.1),
+        ("fc1", 1.0, 1.2),
+        ("fc2", 1.0, 1.2),
+        ("fc3", 1.0, 1.2),
     ],
 )
-def test_off_chip_energy_of_figure_10(name: str, gigamacs: float, dram: float, low: float, high: float) -> None:
-    """Our search finds less for large images and, keeping one image a tile, up to 20 % more for linear layers."""
-    call = alexnet(name, 16).calls[0]
+def test_off_chip_energy_of_figure_10(name: str, low: float, high: float) -> None:
+    """Batch 16, 128 KB, 16-bit words; a word off chip costs 200 multiply-accumulates.
+
+    Our search finds less for large images and, keeping one image a tile, up to 20 % more for linear layers.
+    """
+    gigamacs, dram = FIGURE_10[name]
+    call = alexnet(name, FIGURE_10_BATCH).calls[0]
     assert round(call.macs / 1e9, 2) == gigamacs
     schedules = best_schedules(call, Buffer(128 * 8192, 16, 16, False), (16,))
     words = min(s.inputs + s.weights + 2 * s.spills + s.outputs for s in schedules)
@@ -73,26 +71,37 @@ def test_registers_are_used_four_times_per_multiplication() -> None:
     assert uses[1]["register psum"] == layer.macs
 
 
-@pytest.mark.parametrize(
-    ("name", "zeros", "chip", "buffer", "dram"),
-    [  # JSSC 2017, Table V: batch 4; pJ per MAC on chip, MB at the buffer, MB off chip
-        ("conv1", 0.0001, 16.5, 18.5, 5.0),
-        ("conv2", 0.387, 13.5, 77.6, 4.0),
-        ("conv3", 0.725, 10.5, 50.2, 3.0),
-        ("conv4", 0.793, 9.6, 37.4, 2.1),
-        ("conv5", 0.776, 8.3, 24.9, 1.3),
-    ],
-)
-def test_measured_alexnet(name: str, zeros: float, chip: float, buffer: float, dram: float) -> None:
+@pytest.mark.parametrize("row", ALEXNET, ids=lambda row: row.layer)
+def test_measured_alexnet(row: Measured) -> None:
     """Within a factor of two of the measured chip for each layer, at the buffer, off chip, and in energy."""
     model = load_accelerator("eyeriss-65nm")
     assert isinstance(model, PhysicalModel)
-    layer = alexnet(name, 4)
-    axes = CostAxes([0.0], [16], [0], ("FY:Y",), input_sparsity=[zeros])
+    layer = alexnet(row.layer, ALEXNET_BATCH)
+    assert round(layer.macs / 1e9, 2) == row.gigamacs
+    axes = CostAxes([0.0], [16], [0], ("FY:Y",), input_sparsity=[row.zeros])
     items = {item: value.item() for item, value in model.itemize([layer], axes).items()}
     on_chip = sum(energy for item, energy in items.items() if not item.startswith("dram"))
-    assert 0.5 < on_chip / layer.macs / (chip * 1e-12) < 2
+    assert 0.5 < on_chip / layer.macs / (row.picojoules_per_mac * 1e-12) < 2
     words = sum(energy for item, energy in items.items() if item.startswith("buffer")) / model.accelerator.buffer.read
-    assert 0.5 < words / 8 / 2**20 / buffer < 2.05
+    assert 0.5 < words / 8 / 2**20 / row.buffer_mb < 2.05
     traffic = model.tables([layer], axes)["traffic"].item()
-    assert 0.5 < traffic / 2**20 / dram < 2
+    assert 0.5 < traffic / 2**20 / row.dram_mb < 2
+
+
+def test_measured_vgg16() -> None:
+    """Table VI: multiply-accumulates, off-chip bytes of all layers within 15 %, of each within 2.2 times, their order.
+
+    The last three layers have small maps and many weights: the chip keeps the three images of a batch in its buffer and
+    fetches weights once, the model tiles one image and fetches them for each. The publication does not tell enough to
+    reproduce time and buffer accesses of this table.
+    """
+    model = load_accelerator("eyeriss-65nm")
+    layers = [vgg16(row.layer, VGG16_BATCH) for row in VGG16]
+    assert [round(layer.macs / 1e9, 2) for layer in layers] == [row.gigamacs for row in VGG16]
+    axes = CostAxes([0.0], [16], [0], ("FY:Y",), input_sparsity=[row.zeros for row in VGG16])
+    ours = model.tables(layers, axes)["traffic"].ravel() / 2**20
+    measured = np.array([row.dram_mb for row in VGG16])
+    assert measured.sum() == pytest.approx(321.1, abs=0.3)  # the table rounds
+    assert 0.85 < ours.sum() / measured.sum() < 1.15
+    assert np.all((ours / measured > 0.65) & (ours / measured < 2.2))
+    assert kendalltau(ours, measured).statistic > 0.7

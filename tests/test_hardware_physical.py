@@ -173,7 +173,8 @@ def test_lower_bounds(name: str) -> None:
         mac = device.mac.constant + device.mac.linear * 16 + device.mac.product * 64
         assert np.all(tables["energy"][position] > layer.macs * mac)
         moved = layer.weight_count + layer.calls[0].outputs
-        assert np.all(tables["traffic"][position] >= moved)
+        least = model.least_traffic(layer, 8, activation_bits=8)
+        assert np.all(tables["traffic"][position] >= least * (1 - 1e-12)) and least > moved
         floor = layer.macs / (device.rows * device.columns * device.clock)
         assert np.all(tables["latency"][position] >= floor * (1 - 1e-12))
         for flow in NAMED:
@@ -315,6 +316,19 @@ def test_coded_maps_against_a_written_code(zeros: float, run_bits: int) -> None:
     assert coded_activation_bits(16, 1 - zeros, run_bits) == pytest.approx(expected, rel=0.01)
 
 
+def test_least_traffic_is_reached_by_a_buffer_that_holds_everything() -> None:
+    """Touched inputs, weights as stored, outputs: by hand, and as the tables charge them where the buffer is large."""
+    layer = conv("layer", 5, 3, 8, kernel=1, stride=2)
+    device = replace(TINY, buffer_bits=10**6, weight_sparsity=Sparsity.SKIPPING, index_bits=3, decode=None)
+    least = PhysicalModel(device).least_traffic(layer, 4, prune_ratio=0.6, activation_bits=8)
+    assert least == pytest.approx((3 * 16 * 8 + 15 * 0.4 * (4 + 3) + 5 * 16 * 8) / 8)
+    kept = conv("layer", 5, 3, 8)
+    axes = CostAxes([0.6], [4], [0], ("X:Y",), activation_bits=8)
+    model = PhysicalModel(device)
+    moved = model.tables([kept], axes)["traffic"].item()
+    assert moved == pytest.approx(model.least_traffic(kept, 4, prune_ratio=0.6, activation_bits=8))
+
+
 def test_widths_are_rounded_up_to_what_is_offered() -> None:
     assert [TINY.weight_width(bits) for bits in (1, 2, 3, 4, 5, 8)] == [2, 2, 4, 4, 8, 8]
     axes = CostAxes([0.0], [3, 4, 5], [0], ("X:Y",), activation_bits=8)
@@ -373,7 +387,11 @@ def test_references_order(name: str) -> None:
         (TINY, CostAxes([0.0], [9], [0], ("X:Y",), activation_bits=8), "bit_width 9.*2, 4, 8"),
         (TINY, CostAxes([0.0], [8], [0], ("X:Y",)), "activation_bits 16"),
         (TINY, CostAxes([0.0], [8], [0], ("X:Z",), activation_bits=8), "Did you mean 'X:Y'"),
-        (replace(TINY, buffer_bits=16), CostAxes([0.0], [8], [0], ("X:Y",), activation_bits=8), "buffer of 2 bytes"),
+        (
+            replace(TINY, buffer_bits=16),
+            CostAxes([0.0], [8], [0], ("X:Y",), activation_bits=8),
+            "buffer.bytes is 2; expected at least 41",
+        ),
         (TINY, CostAxes([0.0], [8], [0], ("X:Y",), np.ones((2, 1, 1, 1)), 8), "coded_bits: expected shape"),
         (TINY, CostAxes([0.0], [8], [0], ("X:Y",), np.full((1, 1, 1, 1), np.nan), 8), "coded_bits: expected finite"),
         (TINY, CostAxes([0.0], [8], [0], ("X:Y",), None, 8, [1.5]), "input_sparsity"),
@@ -382,3 +400,20 @@ def test_references_order(name: str) -> None:
 def test_mistakes_are_named(device: Accelerator, axes: CostAxes, says: str) -> None:
     with pytest.raises(EmomcError, match=says):
         PhysicalModel(device).tables([conv("layer", 2, 2, 4)], axes)
+
+
+def test_the_least_buffer_is_just_enough() -> None:
+    layer = conv("layer", 2, 2, 4)
+    axes = CostAxes([0.0], [8], [0], ("X:Y",), activation_bits=8)
+    with pytest.raises(EmomcError, match="expected at least 41"):
+        PhysicalModel(replace(TINY, buffer_bits=40 * 8)).tables([layer], axes)
+    assert PhysicalModel(replace(TINY, buffer_bits=41 * 8)).tables([layer], axes)["energy"].item() > 0
+
+
+@pytest.mark.parametrize("name", ["published", "generic-45nm"])
+def test_a_layer_of_another_kind_is_named(name: str) -> None:
+    layer = replace(conv("attend", 2, 2, 4), kind="attention")
+    with pytest.raises(
+        EmomcError, match=r"layer 'attend': kind 'attention' cannot be counted; expected conv or linear"
+    ):
+        load_accelerator(name).tables([layer], CostAxes([0.0], [8], [0], ("X:Y",)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from emomc.hardware.accelerator import Accelerator
+from emomc.hardware.accelerator import Accelerator, Sparsity
+from emomc.hardware.accesses import array_accesses
 from emomc.hardware.dataflow import DATAFLOWS
 from emomc.hardware.fusion import FusionPlan, fuse
 from emomc.hardware.interface import METRICS, CostAxes, CostModel, Metric, by_level, combine_layers, total
@@ -23,7 +24,9 @@ __all__ = [
     "Metric",
     "PhysicalModel",
     "PublishedModel",
+    "Sparsity",
     "accelerators",
+    "array_accesses",
     "by_level",
     "combine_layers",
     "compulsory_words",

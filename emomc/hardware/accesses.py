@@ -23,8 +23,10 @@ from itertools import permutations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from emomc.errors import EmomcError
 from emomc.hardware.dataflow import TEMPORAL, Unrolling
 from emomc.hardware.window import MOVED, SAME, Axis, window_sums
+from emomc.network.layers import LoopBounds
 
 Counts = NDArray[np.int64]
 Order = tuple[str, ...]
@@ -166,6 +168,32 @@ def count_accesses(
         call.G * input_deliveries,
         call.G * psum_deliveries,
     )
+
+
+def array_accesses(call: LoopBounds, dataflow: str, rows: int, columns: int, order: Order) -> dict[str, int]:
+    """Words between the shared buffer and an array of PEs with one register for each operand.
+
+    Args:
+        call: extents of the loops.
+        dataflow: the two loops that the array unrolls, such as ``"X:Y"``.
+        rows: PEs along the first.
+        columns: PEs along the second.
+        order: loops that take more than one step, innermost first, such as ``("FX", "FY", "C", "K")``; others are
+            passed over.
+
+    Returns:
+        ``weight_reads``, ``input_reads``, ``psum_reads`` and ``psum_writes``.
+
+    Raises:
+        EmomcError: for an unknown dataflow, or an order that lacks a loop.
+    """
+    unrolling, block = Unrolling(call, dataflow, rows, columns), Block()
+    lacking = [loop for loop in TEMPORAL if unrolling.steps(loop) > 1 and loop not in order]
+    if lacking:
+        raise EmomcError(f"order {order}: {', '.join(lacking)} take more than one step and must be in it.")
+    counts = count_accesses(unrolling, [Mapping(block, tuple(loop for loop in order if unrolling.steps(loop) > 1))])
+    names = ("weight_reads", "input_reads", "psum_reads", "psum_writes")
+    return {name: int(getattr(counts, name)[0]) for name in names}
 
 
 def _stationary(nest: _Nest, relevant: tuple[str, ...]) -> tuple[Counts, Counts]:

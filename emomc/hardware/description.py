@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,11 +26,14 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Quantity(_Section):
+class _Sourced(_Section):
+    source: Annotated[str, Field(min_length=3)]
+
+
+class Quantity(_Sourced):
     """A number that is not negative, and where it comes from."""
 
     value: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    source: Annotated[str, Field(min_length=3)]
 
 
 class Positive(Quantity):
@@ -37,18 +42,16 @@ class Positive(Quantity):
     value: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Count(_Section):
+class Count(_Sourced):
     """A whole number of at least one, and where it comes from."""
 
     value: Annotated[int, Field(ge=1, le=2**48)]
-    source: Annotated[str, Field(min_length=3)]
 
 
-class Widths(_Section):
+class Widths(_Sourced):
     """Bit-widths that the multipliers offer, and where they come from."""
 
     value: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1)]
-    source: Annotated[str, Field(min_length=3)]
 
 
 class ArraySection(_Section):
@@ -259,11 +262,36 @@ def parse_description(content: Any, where: str) -> Description:
     try:
         return _KINDS[kind].model_validate(content)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors(include_url=False)]
+        lines = [_explain(item, _KINDS[kind]) for item in error.errors(include_url=False)]
         raise EmomcError(f"{where} is not a valid accelerator description:\n" + "\n".join(lines)) from None
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, kind: type[BaseModel]) -> str:
+    """One line: the field, what is wrong or expected, and the value given."""
     place = ".".join(map(str, item["loc"])) or "file"
-    given = "" if item["type"] == "missing" else f" (got {reprlib.repr(item['input'])})"
-    return f"  {place}: {item['msg']}{given}"
+    if item["type"] == "missing":
+        return f"  {place}: missing; expected {_expected(_section(kind, item['loc']))}"
+    if item["type"] == "extra_forbidden":
+        known = _section(kind, item["loc"][:-1])
+        return f"  {place}: unknown field (got {reprlib.repr(item['input'])}); expected {_expected(known)}"
+    if item["type"] == "value_error" and not item["loc"]:
+        return f"  {item['ctx']['error']}"
+    return f"  {place}: {item['msg']} (got {reprlib.repr(item['input'])})"
+
+
+def _section(kind: type[BaseModel], place: Sequence[str | int]) -> Any:
+    """The type of a field, from the field names that lead to it."""
+    found: Any = kind
+    for name in place:
+        annotation = found.model_fields[name].annotation
+        options = [each for each in get_args(annotation) if each is not type(None)]
+        found = options[0] if isinstance(annotation, UnionType) else annotation
+    return found
+
+
+def _expected(kind: Any) -> str:
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return getattr(kind, "__name__", str(kind))
+    if issubclass(kind, _Sourced):
+        return "{value: ..., source: ...}, the value and where it comes from"
+    return f"the fields {', '.join(kind.model_fields)}"

@@ -173,3 +173,16 @@ def check_dataflows(model: CostModel, names: Sequence[str]) -> None:
     for name in names:
         if name not in model.dataflows:
             raise unknown_name(f"dataflow of accelerator {model.name}", name, model.dataflows)
+
+
+COUNTED = ("conv", "linear")
+"""Kinds of layers whose work every model counts."""
+
+
+def check_kinds(layers: Sequence[Layer]) -> None:
+    """Raise EmomcError for a layer of a kind that no model counts."""
+    for layer in layers:
+        if layer.kind not in COUNTED:
+            raise EmomcError(
+                f"layer {layer.name!r}: kind {layer.kind!r} cannot be counted; expected {' or '.join(COUNTED)}."
+            )

@@ -13,11 +13,11 @@ import numpy as np
 from emomc.errors import EmomcError, unknown_name
 from emomc.hardware.accelerator import Accelerator, Sparsity
 from emomc.hardware.accesses import Accesses, Mapping, best_mappings
-from emomc.hardware.charges import Charges, Operands, best_plan, charge
+from emomc.hardware.charges import Charges, Operands, best_plan, charge, stored_weight_bits
 from emomc.hardware.dataflow import Unrolling
-from emomc.hardware.interface import Array, CostAxes, CostModel, check_dataflows, combine_layers, total
+from emomc.hardware.interface import Array, CostAxes, CostModel, check_dataflows, check_kinds, combine_layers, total
 from emomc.hardware.tiled import best_accesses
-from emomc.hardware.tiling import Schedule, best_schedules
+from emomc.hardware.tiling import Schedule, best_schedules, compulsory_words, least_buffer_bits
 from emomc.network.layers import Layer, LoopBounds
 
 FLOAT_BITS = 32
@@ -90,6 +90,19 @@ class PhysicalModel(CostModel):
         slots = sum(self._unroll(call, dataflow).cycles for call in layer.calls)
         return layer.macs / (slots * self.accelerator.rows * self.accelerator.columns)
 
+    def least_traffic(
+        self, layer: Layer, bit_width: int, *, prune_ratio: float = 0.0, activation_bits: int = 16
+    ) -> float:
+        """Bytes that cross the chip's border at least, whatever the buffer holds.
+
+        Every input that a call touches once, its weights once as they are stored without coding, its outputs once.
+        """
+        device = self.accelerator
+        maps, weights = device.activation_width(activation_bits), device.weight_width(bit_width)
+        stored = stored_weight_bits(device, np.array([1 - prune_ratio]), np.array([float(weights)])).item()
+        moved = np.array([compulsory_words(call) for call in layer.calls]).sum(axis=0)
+        return float(moved @ [maps, stored, maps]) / 8
+
     def plans(self, call: LoopBounds, dataflow: str, activation_bits: int = 16) -> tuple[Plan, ...]:
         """Every combination of schedule and mapping that the tables choose from for one layer call."""
         mappings, _ = best_mappings(self._unroll(call, dataflow), self.accelerator.registers)
@@ -127,16 +140,19 @@ class PhysicalModel(CostModel):
         device = self.accelerator
         buffer = device.tile_buffer(device.activation_width(activation_bits))
         schedules = best_schedules(call, buffer, device.weight_widths)
-        if not any(schedule.fits(buffer, device.weight_widths[-1]) for schedule in schedules):
+        widest = device.weight_widths[-1]
+        if not any(schedule.fits(buffer, widest) for schedule in schedules):
             raise EmomcError(
-                f"accelerator {device.name}: a buffer of {device.buffer_bits // 8} bytes cannot hold one word of each "
-                f"operand at {device.weight_widths[-1]}-bit weights. Enlarge buffer.bytes."
+                f"accelerator {device.name}: buffer.bytes is {device.buffer_bits // 8}; expected at least "
+                f"{-(-least_buffer_bits(call, buffer, widest) // 8)} to hold the smallest tile, one output of a layer "
+                f"with {call.FY}x{call.FX} taps at {widest}-bit weights. Enlarge the buffer."
             )
         return schedules
 
     def _evaluate(self, layers: Sequence[Layer], axes: CostAxes) -> Charges:
         check_dataflows(self, axes.dataflow)
         axes.check_layers(len(layers))
+        check_kinds(layers)
         zeros = [0.0] * len(layers) if axes.input_sparsity is None else [float(z) for z in axes.input_sparsity]
         alike = defaultdict(list)
         for position, layer in enumerate(layers):

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.errors import EmomcError, unknown_name
-from emomc.hardware.interface import Array, CostAxes, CostModel, check_dataflows, total
+from emomc.hardware.interface import Array, CostAxes, CostModel, check_dataflows, check_kinds, total
 from emomc.network.layers import Layer, LoopBounds
 
 PICOJOULE = 1e-12
@@ -169,6 +169,7 @@ class PublishedModel(CostModel):
         """
         check_dataflows(self, axes.dataflow)
         axes.check_layers(len(layers))
+        check_kinds(layers)
         if axes.activation_bits != WORD_BITS:
             raise EmomcError(
                 f"activation_bits: the published model is defined for {WORD_BITS}-bit feature maps, got "

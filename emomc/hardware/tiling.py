@@ -169,6 +169,13 @@ class Buffer:
         return self.bits // 2 if self.double_buffered else self.bits
 
 
+def least_buffer_bits(call: LoopBounds, buffer: Buffer, weight_bits: int) -> int:
+    """Bits that a buffer needs for the smallest tile: one output, and the inputs and weights of one channel for it."""
+    held = footprints(call, Tilings.of([Tile(1, 1, 1, 1)]))
+    maps = int(held.inputs[0]) * buffer.activation_bits + int(held.outputs[0]) * buffer.psum_bits
+    return (maps + int(held.weights[0]) * weight_bits) * (2 if buffer.double_buffered else 1)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A tiling, the order of the loops over its tiles, and what they move off chip, in words.
