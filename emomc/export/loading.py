@@ -14,6 +14,7 @@ from torch import nn
 from emomc.coding import NetworkFile, read_network
 from emomc.compression.networkfile import INPUT_SHAPE, load_network
 from emomc.errors import EmomcError
+from emomc.network.graphnetwork import rebuild
 
 _TASKS = "emomc.problems.tasks"
 
@@ -34,8 +35,8 @@ def load(path: str | os.PathLike[str], build: Callable[[], nn.Module] | None = N
 
     Args:
         path: a file that a search wrote.
-        build: makes the network with any weights, which are overwritten. It may be left out for the networks of the
-            built-in tasks; a file never makes us import other code.
+        build: makes the network with any weights, which are overwritten. It may be left out where the file holds the
+            network's graph, and for the networks of the built-in tasks; a file never makes us import other code.
 
     Raises:
         EmomcError: the file is damaged or of another network, or ``build`` is needed.
@@ -46,7 +47,7 @@ def load(path: str | os.PathLike[str], build: Callable[[], nn.Module] | None = N
     """
     file = read_network(path)
     check_header(file)
-    return load_network(file, build or _known_factory(file))
+    return load_network(file, build or builder(file))
 
 
 def check_header(file: NetworkFile) -> None:
@@ -58,6 +59,24 @@ def check_header(file: NetworkFile) -> None:
             f"{file.path}: damaged network file: {INPUT_SHAPE}: expected up to 8 positive sizes with at most "
             f"{_MOST_INPUTS} elements in all, found {str(shape)[:80]}."
         )
+
+
+def builder(file: NetworkFile) -> Callable[[], nn.Module]:
+    """What makes the network of a file: its own graph, or one of the built-in tasks' factories.
+
+    Raises:
+        EmomcError: the file names another factory, or its graph is malformed or beyond all bounds.
+    """
+    return partial(_from_graph, file) if "graph" in file.header else _known_factory(file)
+
+
+def _from_graph(file: NetworkFile) -> nn.Module:
+    try:
+        network = rebuild(file.header["graph"])
+        network.check(file.header[INPUT_SHAPE])
+    except EmomcError as error:
+        raise EmomcError(f"{file.path}: damaged network file: {error}") from None
+    return network
 
 
 def _known_factory(file: NetworkFile) -> Callable[[], nn.Module]:

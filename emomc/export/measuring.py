@@ -12,7 +12,7 @@ from torch import nn
 from emomc.accuracy import Evaluator, Measurement, Settings
 from emomc.coding import read_network
 from emomc.compression.networkfile import load_network
-from emomc.export.loading import check_header
+from emomc.export.loading import builder, check_header
 from emomc.network import trace
 from emomc.problems.tasks import Task
 
@@ -36,7 +36,7 @@ def measure_file(
     """
     file = read_network(path)
     check_header(file)
-    module = load_network(file, lambda: _blank(task.module))
+    module = load_network(file, lambda: _blank(builder(file)() if "graph" in file.header else task.module))
     network = trace(task.module, task.example_input)
     evaluator = Evaluator(task.module, network, task.splits, None, task.error, settings)
     return evaluator.measure_module(module, split)

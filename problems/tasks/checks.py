@@ -24,7 +24,8 @@ def check_task(task: Task) -> None:
         check_finite(task.module)
         _check_outputs(task)
         task.splits.check_disjoint()
-        _check_factory(task)
+        if task.factory is not None:
+            _check_factory(task, task.factory)
     except EmomcError as error:
         raise EmomcError(f"task {task.name!r}: {error}") from error
 
@@ -72,23 +73,23 @@ def _check_outputs(task: Task) -> None:
         )
 
 
-def _check_factory(task: Task) -> None:
+def _check_factory(task: Task, factory: str) -> None:
     try:
         json.dumps(dict(task.factory_arguments))
     except TypeError as error:
         raise EmomcError(f"factory_arguments are written into files and must be JSON values: {error}.") from error
-    build = locate_function(task.factory)
+    build = locate_function(factory)
     try:
         with torch.random.fork_rng(devices=[]):
             built = build(**task.factory_arguments)
     except TypeError as error:
-        raise EmomcError(f"the factory {task.factory!r} fails on {dict(task.factory_arguments)}: {error}.") from error
+        raise EmomcError(f"the factory {factory!r} fails on {dict(task.factory_arguments)}: {error}.") from error
     if not isinstance(built, torch.nn.Module):
-        raise EmomcError(f"the factory {task.factory!r} returns {type(built).__name__}; expected a torch.nn.Module.")
+        raise EmomcError(f"the factory {factory!r} returns {type(built).__name__}; expected a torch.nn.Module.")
     if _shapes(built) != _shapes(task.module):
         differing = sorted(name for name, _ in _shapes(built).items() ^ _shapes(task.module).items())
         raise EmomcError(
-            f"the factory {task.factory!r} builds another network than the task's: {differing[0]!r} differs. "
+            f"the factory {factory!r} builds another network than the task's: {differing[0]!r} differs. "
             "A file could not be decoded with it."
         )
 

@@ -13,6 +13,9 @@ import torch
 
 from emomc.accuracy.splits import Split, Splits
 from emomc.compression.networkfile import INPUT_SHAPE
+from emomc.errors import EmomcError
+from emomc.network.graphnetwork import GraphNetwork
+from emomc.network.portable import portable
 from emomc.training.recipe import Recipe
 
 ErrorFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -57,7 +60,8 @@ class Task:
         module: the dense network, in eval mode, on the CPU.
         splits: the four disjoint sets of images.
         factory: ``module:function`` or ``path/to/file.py:function`` that builds the network with untrained weights, for
-            files that are decoded without the task.
+            files that are decoded without the task. Without one, ``module`` is replaced by a copy that its traced graph
+            defines, and files hold that graph: they are a few kilobytes larger, and read by `emomc.load` alone.
         factory_arguments: keyword arguments of the factory; JSON values.
         error: of each sample; its mean is the error that the search minimizes.
         description: one line.
@@ -67,7 +71,7 @@ class Task:
     name: str
     module: torch.nn.Module
     splits: Splits
-    factory: str
+    factory: str | None = None
     factory_arguments: Mapping[str, object] = field(default_factory=dict)
     error: ErrorFunction = top1_error
     description: str = ""
@@ -79,15 +83,21 @@ class Task:
         inputs, _ = next(self.splits.calibration.batches(1))
         return inputs
 
+    def __post_init__(self) -> None:
+        if self.factory is None and not isinstance(self.module, GraphNetwork):
+            try:
+                copy = portable(self.module, self.example_input)
+            except EmomcError as error:
+                raise EmomcError(f"task {self.name!r} has no factory: {error}") from None
+            object.__setattr__(self, "module", copy)
+
     @cached_property
     def header(self) -> dict[str, Any]:
         """Header of the files of this task; the same for every network, so that it adds a constant to the size."""
-        return {
-            "task": self.name,
-            "factory": self.factory,
-            "factory_arguments": dict(self.factory_arguments),
-            INPUT_SHAPE: list(self.example_input.shape),
-        }
+        facts: dict[str, Any] = {"task": self.name, INPUT_SHAPE: list(self.example_input.shape)}
+        if isinstance(self.module, GraphNetwork):
+            return facts | {"graph": self.module.description}
+        return facts | {"factory": self.factory, "factory_arguments": dict(self.factory_arguments)}
 
     @cached_property
     def fingerprint(self) -> str:
