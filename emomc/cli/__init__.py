@@ -12,6 +12,7 @@ from emomc.cli.inspect import inspect
 from emomc.cli.runs import pick, plot, salvage, show
 from emomc.cli.search import search
 from emomc.cli.tasks import tasks
+from emomc.cli.train import train
 
 __all__ = ["main"]
 
@@ -36,5 +37,5 @@ def main() -> None:
     """  # noqa: D301 - click's mark
 
 
-for _command in (tasks, search, compress, show, plot, pick, export, verify, inspect, cost, salvage):
+for _command in (tasks, search, compress, show, plot, pick, export, verify, inspect, cost, salvage, train):
     main.add_command(_command)

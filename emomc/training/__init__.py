@@ -1,5 +1,7 @@
 """Training: recovering what compression lost, and making networks to compress."""
 
+from emomc.training.elastic import Elastic, ElasticRange
+from emomc.training.fakequant import RoundWeights
 from emomc.training.loop import Trained, fit
 from emomc.training.recipe import Augmentation, Budget, Recipe
 from emomc.training.regime import GrowZeros, KeepZeros, Plain, Regime, zero_masks
@@ -7,11 +9,14 @@ from emomc.training.regime import GrowZeros, KeepZeros, Plain, Regime, zero_mask
 __all__ = [
     "Augmentation",
     "Budget",
+    "Elastic",
+    "ElasticRange",
     "GrowZeros",
     "KeepZeros",
     "Plain",
     "Recipe",
     "Regime",
+    "RoundWeights",
     "Trained",
     "fit",
     "zero_masks",

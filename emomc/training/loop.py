@@ -91,7 +91,8 @@ def fit(
     saver = _Saver(path, save_every)
     run = _Run(module, images, recipe, budget, regime or Plain(), teacher, torch.device(device), tell, notice)
     if path is not None:
-        saver.key = training_key(module, recipe, budget, run.regime.key, images.fingerprint)
+        taught_by = "" if run.teacher is None else training_key(run.teacher)
+        saver.key = training_key(module, recipe, budget, run.regime.key, images.fingerprint, taught_by)
         run.resume(load_training(path, saver.key, module))
     return run.result(saver)
 

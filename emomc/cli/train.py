@@ -1,0 +1,194 @@
+"""`emomc train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emomc.cli.faults import Interrupted
+from emomc.cli.search import settings_for, task_options
+from emomc.errors import EmomcError
+
+if TYPE_CHECKING:
+    from emomc.cli.progress import Tell
+    from emomc.problems.tasks import Task
+    from emomc.training import Budget, Recipe, Regime
+
+_MINUTES = 10.0  # where no budget is given
+
+
+@click.command(short_help="Train a task's network, from scratch or on from its weights.")
+@click.argument("task")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Checkpoint to write.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget.  [10, unless another is given]")
+@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Budget in passes over the images.")
+@click.option("--steps", type=click.IntRange(1), help="Budget in optimizer steps.")
+@click.option("--scratch", is_flag=True, help="Start from untrained weights, with the task's own recipe.")
+@click.option(
+    "--prune",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="RATIO",
+    help="Prune first: this share of work and weights, each layer as much as it bears; zeros then stay.",
+)
+@click.option("--bits", type=click.IntRange(2, 16), help="Round all layers to this width in every forward pass.")
+@click.option("--elastic", is_flag=True, help="Train under random configurations, for a search to follow.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate.  [0.01; recipe's]")
+@click.option("--batch", type=click.IntRange(2), help="Images a step.  [recipe's]")
+@click.option(
+    "--distill",
+    type=click.FloatRange(0, 1),
+    help="Share of the teacher's output in the loss.  [0.5; 0 from scratch]",
+)
+@click.option("--teacher", type=click.Path(), help="Weights of the teacher.  [those that the task starts from]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random choices.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto takes cuda if present.")
+@click.option("--data", type=click.Path(), help="Data folder, for tasks that take one.")
+@click.option("--checkpoint", type=click.Path(), help="Weights to start from, for tasks that take them.")
+@click.option("--download", is_flag=True, help="Let the task download its data.")
+def train(task: str, out: Path, prune: float | None, bits: int | None, elastic: bool, **given: Any) -> None:
+    """Train the network of TASK on images that are in none of its splits, and write a checkpoint.
+
+    Without --scratch it goes on from the task's weights, taught by the network as it was. What is zero stays zero, so
+    that a pruned network can be trained on. The checkpoint is written every minute; Ctrl-C writes it too, and
+    repeating the command goes on where it stopped. Give it to a search as --checkpoint.
+
+    \b
+    Examples:
+      emomc train digits --prune 0.8 --epochs 10 --out pruned.pt
+      emomc search digits --checkpoint pruned.pt --run runs/pruned
+      emomc train cifar10-vgg16 --prune 0.9 --minutes 10 --out pruned.pt
+      emomc train cifar10-vgg16 --checkpoint pruned.pt --teacher vgg.pt --bits 3 --out rounded.pt
+      emomc train cifar10-resnet20 --elastic --minutes 30 --out elastic.pt
+      emomc train cifar10-mobilenetv1 --scratch --epochs 200 --out mobilenet.pt
+    """  # noqa: D301 - click's mark
+    if elastic and (prune is not None or bits is not None):
+        raise click.UsageError("--elastic draws its own prune ratios and widths: leave out --prune and --bits.")
+    if given["scratch"] and (prune is not None or given["checkpoint"]):
+        raise click.UsageError("--scratch starts from untrained weights: leave out --prune and --checkpoint.")
+    try:
+        _train(task, out, prune, bits, elastic, given)
+    except KeyboardInterrupt:
+        kept = f"{out} holds what was trained. Repeat the command to go on." if out.exists() else "nothing was kept."
+        raise Interrupted(kept) from None
+
+
+def _train(name: str, out: Path, prune: float | None, bits: int | None, elastic: bool, given: dict[str, Any]) -> None:
+    from emomc.cli.progress import duration, shown_progress
+
+    with shown_progress(1) as tell:
+        tell("starting", 0, 1)
+        from emomc.accuracy import Evaluator
+        from emomc.network import trace
+        from emomc.problems.tasks import load_task
+        from emomc.training import fit
+
+        settings = settings_for(given["device"])
+        options: dict[str, Any] = task_options(given["data"], given["checkpoint"], given["download"])
+        task = load_task(name, **options, **({"untrained": True} if given["scratch"] else {}))
+        if task.training is None:
+            raise EmomcError(
+                f"task {task.name!r} offers no training images: give it `training`, an emomc TrainingData."
+            )
+        recipe, budget = _recipe(task, given), _budget(task, given)
+        images = task.training.load()
+        start = _pruned(task, prune, out, tell) if prune else task.module
+        trained = fit(
+            start,
+            images,
+            recipe,
+            budget,
+            regime=_regime(task, start, bits, elastic),
+            teacher=_teacher(task, given["teacher"]),
+            path=out,
+            device=settings.device,
+            tell=tell,
+            notice=click.echo,
+        )
+        tell("measuring", 0, 1)
+        network = trace(task.module, task.example_input)
+        evaluator = Evaluator(task.module, network, task.splits, None, task.error, settings)
+        found = evaluator.measure_module(trained.module, "validation")
+    progress = trained.progress
+    before = found.error - found.difference
+    click.echo(
+        f"{out}: {progress.steps} steps, {progress.seen / len(images):.2f} passes over {len(images)} images in "
+        f"{duration(progress.seconds)}; {progress.stopped}."
+    )
+    click.echo(
+        f"Error on {found.samples} validation images: {100 * found.error:.2f} % "
+        f"(task's weights: {100 * before:.2f} %), measured."
+    )
+    click.echo(f"Next: emomc search {name} --checkpoint {out}")
+
+
+def _teacher(task: Task, path: str | None) -> Any:
+    import copy
+
+    from emomc.problems.tasks.checkpoint import load_checkpoint
+
+    if path is None:
+        return task.module
+    teacher = copy.deepcopy(task.module)
+    load_checkpoint(teacher, Path(path).expanduser())
+    return teacher
+
+
+def _recipe(task: Task, given: dict[str, Any]) -> Recipe:
+    from dataclasses import replace
+
+    assert task.training is not None
+    recipe = task.training.recipe
+    if not given["scratch"]:
+        recipe = replace(recipe, optimizer="sgd", learning_rate=0.01, weight_decay=5e-4, warmup=0.05, distillation=0.5)
+    chosen = {"learning_rate": given["rate"], "batch": given["batch"], "distillation": given["distill"]}
+    return replace(recipe, seed=given["seed"], **{key: value for key, value in chosen.items() if value is not None})
+
+
+def _budget(task: Task, given: dict[str, Any]) -> Budget:
+    from emomc.training import Budget
+
+    assert task.training is not None
+    budget = {key: given[key] for key in ("steps", "epochs", "minutes") if given[key] is not None}
+    default = {"epochs": task.training.epochs} if given["scratch"] else {"minutes": _MINUTES}
+    return Budget(**(budget or default))
+
+
+def _pruned(task: Task, ratio: float, out: Path, tell: Tell) -> Any:
+    """The task's network pruned; kept beside the checkpoint, so that going on does not prune again."""
+    import copy
+
+    import torch
+
+    from emomc.compression import Calibration
+    from emomc.compression.whole import prune_network
+    from emomc.files import atomic_write
+    from emomc.network import trace
+    from emomc.problems.tasks import network_fingerprint
+    from emomc.problems.tasks.checkpoint import load_checkpoint
+
+    path = out.with_name(f"{out.stem}-start-{network_fingerprint(task.module)[:8]}-{ratio:g}.pt")
+    module = copy.deepcopy(task.module)
+    if path.is_file():
+        load_checkpoint(module, path)
+        return module
+    network = trace(task.module, task.example_input)
+    calibration = Calibration(task.module, network, task.splits.calibration.inputs)
+    module, _ = prune_network(calibration, ratio, lambda done, total: tell("pruning layers", done, total))
+    with atomic_write(path) as stream:
+        torch.save(module.state_dict(), stream)
+    return module
+
+
+def _regime(task: Task, start: Any, bits: int | None, elastic: bool) -> Regime:
+    from emomc.compression.quantization import largest_level
+    from emomc.network import trace
+    from emomc.training import Elastic, KeepZeros, RoundWeights, zero_masks
+
+    names = [layer.weight for layer in trace(task.module, task.example_input).layers]
+    if elastic:
+        return Elastic(names)
+    if bits is not None:
+        return RoundWeights.keeping_zeros(start, dict.fromkeys(names, largest_level(bits)))
+    return KeepZeros(zero_masks(start))
