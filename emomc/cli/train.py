@@ -42,7 +42,9 @@ _MINUTES = 10.0  # where no budget is given
     help="Share of the teacher's output in the loss.  [0.5; 0 from scratch]",
 )
 @click.option("--teacher", type=click.Path(), help="Weights of the teacher.  [those that the task starts from]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random choices.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of order, augmentation and sampling."
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto takes cuda if present.")
 @click.option("--data", type=click.Path(), help="Data folder, for tasks that take one.")
 @click.option("--checkpoint", type=click.Path(), help="Weights to start from, for tasks that take them.")

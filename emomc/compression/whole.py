@@ -28,8 +28,8 @@ Doubles = NDArray[np.float64]
 
 PATH = (0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.985)
 _UNITS = 4000  # that a limit is counted in
-_STEP = 0.8  # share of the weights that a step keeps
-_SOLVING, _POLISHING = 3, 6  # iterations of the solver after a step, and at a ratio that is kept
+_STEP = 0.7  # share of the weights that a step keeps
+_SOLVING, _POLISHING = 3, 5  # iterations of the solver after a step, and at a ratio that is kept
 
 
 @dataclass(frozen=True, eq=False)

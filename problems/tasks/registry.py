@@ -35,6 +35,7 @@ def load_task(name: str, **options: object) -> Task:
     given = {key: value for key, value in options.items() if value is not None}
     _check_options(name, function, given)
     with torch.random.fork_rng(devices=[]):  # new networks draw weights; the caller's random state is not ours to move
+        torch.manual_seed(0)  # the same untrained weights each time
         task = function(**given)
     if not isinstance(task, Task):
         raise EmomcError(f"{name!r} returns {type(task).__name__}; expected a function that returns an emomc Task.")
