@@ -22,7 +22,7 @@ def straight_through(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
     Source: Bengio, Léonard and Courville, "Estimating or propagating gradients through stochastic neurons", 2013.
     """
-    passed: torch.Tensor = _StraightThrough.apply(weight, value)  # type: ignore[no-untyped-call]
+    passed: torch.Tensor = _StraightThrough.apply(weight, value)
     return passed
 
 
