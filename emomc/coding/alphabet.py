@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from emomc.coding.wire import Reader, damaged, pack_bits, packed_length, varint, zigzag
+from emomc.coding.wire import BLOCK, Reader, damaged, pack_bits, packed_length, varint, zigzag
 
 MAX_VALUE = 2**15 - 1  # largest magnitude of a coded integer (16 bits, symmetric)
 
@@ -15,8 +15,10 @@ def histogram(values: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[n
     if values.size == 0:
         return np.zeros(1, np.int64), np.zeros(1, np.int64)
     low, high = int(values.min()), int(values.max())
-    counts = np.bincount(values.ravel().astype(np.intp) - low, minlength=high - low + 1)
-    return np.arange(low, high + 1, dtype=np.int64), counts.astype(np.int64)
+    flat, counts = values.ravel(), np.zeros(high - low + 1, np.int64)
+    for start in range(0, flat.size, BLOCK):
+        counts += np.bincount(flat[start : start + BLOCK].astype(np.intp) - low, minlength=counts.size)
+    return np.arange(low, high + 1, dtype=np.int64), counts
 
 
 def indices(values: NDArray[np.integer], symbols: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -24,7 +26,7 @@ def indices(values: NDArray[np.integer], symbols: NDArray[np.int64]) -> NDArray[
     low = int(symbols[0])
     table = np.zeros(int(symbols[-1]) - low + 1, np.int32)
     table[symbols - low] = np.arange(symbols.size, dtype=np.int32)
-    return table[values.astype(np.intp) - low]
+    return table[values.astype(np.int32) - low]
 
 
 def write_alphabet(symbols: NDArray[np.int64]) -> bytes:

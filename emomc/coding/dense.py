@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.coding.alphabet import alphabet_length, histogram, indices, read_alphabet, write_alphabet
-from emomc.coding.wire import Reader, damaged, pack_bits, packed_length
+from emomc.coding.wire import BLOCK, Reader, damaged, pack_bits, packed_length
 
 Integers = NDArray[np.signedinteger]
 Decoded = NDArray[np.int16]
@@ -22,7 +22,9 @@ class Dense:
 
     def encode(self, values: Integers) -> bytes:
         symbols = Widths.of(values).best(values.size).symbols
-        return write_alphabet(symbols) + pack_bits(indices(values, symbols), _index_width(symbols))
+        width = _index_width(symbols)
+        blocks = (values[start : start + BLOCK] for start in range(0, values.size, BLOCK))
+        return write_alphabet(symbols) + b"".join(pack_bits(indices(block, symbols), width) for block in blocks)
 
     def decode(self, data: bytes, count: int) -> Decoded:
         reader = Reader(data)
@@ -31,7 +33,9 @@ class Dense:
         reader.end("values")
         if count and int(index.max()) >= symbols.size:
             raise damaged("values", f"indices below {symbols.size}", str(index.max()))
-        values: Decoded = symbols.astype(np.int16)[index]
+        narrow, values = symbols.astype(np.int16), index.view(np.int16)
+        for start in range(0, count, BLOCK):  # in place
+            values[start : start + BLOCK] = narrow[index[start : start + BLOCK]]
         return values
 
     def bits(self, values: Integers) -> int:

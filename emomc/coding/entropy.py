@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from emomc.coding import models
 from emomc.coding.alphabet import MAX_VALUE, histogram, indices, read_alphabet, write_alphabet
-from emomc.coding.wire import Reader, damaged, varint
+from emomc.coding.wire import BLOCK, Reader, damaged, varint
 
 BELL, MIRRORED, TABLE = range(3)
 _SPARSEST = 8  # a table over a whole range is not tried where fewer than one in so many integers occur
@@ -68,7 +68,8 @@ def encode_entropy(values: NDArray[np.signedinteger]) -> bytes:
         plans.append(_bell(symbols, counts))
     plan = min(plans, key=lambda plan: plan.bits)
     coder = stream.stack.AnsCoder()
-    _push(coder, indices(values, plan.symbols), plan.frequencies)
+    for start in reversed(range(0, values.size, BLOCK)):  # the coder is a stack: what comes first is pushed last
+        _push(coder, indices(values[start : start + BLOCK], plan.symbols), plan.frequencies)
     _push(coder, plan.differences.astype(np.int32), plan.difference_frequencies)
     words: bytes = coder.get_compressed().astype("<u4").tobytes()
     return plan.parameters + words.rstrip(b"\0")  # the top word is never 0, so that the length tells what was cut
@@ -88,10 +89,13 @@ def decode_entropy(data: bytes, count: int) -> NDArray[np.int16]:
         symbols, frequencies, coder = _read_mirrored(reader)
     else:
         symbols, frequencies, coder = _read_table(reader)
-    index = _pop(coder, frequencies, count)
+    narrow, values = symbols.astype(np.int16), np.empty(count, np.int16)
+    for start in range(0, count, BLOCK):
+        block = values[start : start + BLOCK]
+        block[:] = narrow[_pop(coder, frequencies, block.size)]
     if not coder.is_empty():
         raise damaged("coded stream", f"the end after {count} values", "more")
-    return symbols.astype(np.int16)[index]
+    return values
 
 
 def _bell(symbols: Symbols, counts: NDArray[np.int64]) -> _Plan:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from emomc.coding.alphabet import alphabet_length, histogram, read_alphabet, write_alphabet
 from emomc.coding.dense import Decoded, Integers
-from emomc.coding.wire import Reader, damaged, pack_bits, packed_length
+from emomc.coding.wire import BLOCK, Reader, damaged, pack_bits, packed_length
 
 _LONGEST = 31  # bits of a code word; five bits hold its length
 _LENGTH_WIDTH = 5
@@ -42,7 +42,7 @@ class Huffman:
             return np.full(count, symbols[0], np.int16)
         if int((1 << (_LONGEST - lengths[lengths > 0])).sum()) != 1 << _LONGEST:
             raise damaged("code lengths", "those of a complete prefix code", "others")
-        return symbols.astype(np.int16)[_read_words(reader.rest(), lengths, count)]
+        return _read_words(reader.rest(), symbols.astype(np.int16), lengths, count)
 
     def bits(self, values: Integers) -> int:
         return 8 * _Code.of(values).stored
@@ -108,17 +108,21 @@ def _words(symbols: NDArray[np.int64], lengths: NDArray[np.int64]) -> dict[int, 
     return words
 
 
-def _read_words(data: bytes, lengths: NDArray[np.int64], count: int) -> NDArray[np.int32]:
-    """``(count,)`` positions in the alphabet."""
+def _read_words(data: bytes, symbols: Decoded, lengths: NDArray[np.int64], count: int) -> Decoded:
+    """``(count,)`` values, and nothing after them but zeros up to the end of a byte."""
     bits = bitarray(endian="little")
     bits.frombytes(data)
     tally, order = _canonical(lengths)
     words = canonical_decode(bits, tally.tolist(), order.tolist())
-    try:
-        index = np.fromiter(islice(words, count), np.int32, count)
-    except ValueError:
-        raise damaged("code words", f"{count} values", "fewer") from None
-    end = int(lengths[index].sum())
+    values, end = np.empty(count, np.int16), 0
+    for start in range(0, count, BLOCK):
+        block = values[start : start + BLOCK]
+        try:
+            index = np.fromiter(islice(words, block.size), np.int32, block.size)
+        except ValueError:
+            raise damaged("code words", f"{count} values", "fewer") from None
+        block[:] = symbols[index]
+        end += int(lengths[index].sum())
     if len(bits) - end >= 8 or bits[end:].any():
         raise damaged("code words", f"the end after {count} values", "more")
-    return index
+    return values

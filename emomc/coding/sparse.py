@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.coding.dense import Decoded, Dense, Integers, Widths
-from emomc.coding.wire import Reader, damaged, pack_bits, packed_length, varint
+from emomc.coding.wire import BLOCK, Reader, damaged, pack_bits, packed_length, varint
 
 Positions = NDArray[np.int64]
 _WIDEST_INDEX = 16  # bits of a relative index, and of a column
@@ -39,7 +39,10 @@ class RelativeIndex:
         entries = reader.varint("number of entries", count)
         width = reader.byte("index width", _WIDEST_INDEX)
         runs = reader.packed(entries, width, "indices")
-        positions = np.cumsum(runs, dtype=np.int64) + np.arange(entries)
+        positions = np.add(runs, 1, dtype=np.int32)
+        del runs
+        np.cumsum(positions, out=positions)
+        positions -= 1
         return _scatter(positions, Dense().decode(reader.rest(), entries), count)
 
     def bits(self, values: Integers) -> int:
@@ -81,12 +84,19 @@ class CompressedRows:
         reader = Reader(data)
         width = reader.byte("column width", _WIDEST_INDEX)
         pointer_width = reader.byte("row width", _WIDEST_INDEX + 1)
-        filled = reader.packed(_rows(count, width), pointer_width, "rows").astype(np.int64)
-        kept = int(filled.sum())
+        filled = reader.packed(_rows(count, width), pointer_width, "rows")
+        kept = int(filled.sum(dtype=np.int64))
         if kept > count:
             raise damaged("rows", f"at most {count} values", str(kept))
         columns = reader.packed(kept, width, "columns")
-        positions = (np.repeat(np.arange(filled.size), filled) << width) + columns
+        positions, end = np.empty(kept, np.int32), 0
+        for start in range(0, filled.size, BLOCK):
+            block = filled[start : start + BLOCK]
+            rows = np.repeat(np.arange(start, start + block.size, dtype=np.int32), block)
+            positions[end : end + rows.size] = rows << width
+            end += rows.size
+        positions += columns
+        del columns
         return _scatter(positions, Dense().decode(reader.rest(), kept), count)
 
     def bits(self, values: Integers) -> int:
@@ -119,7 +129,7 @@ class Coordinates:
     def decode(self, data: bytes, count: int) -> Decoded:
         reader = Reader(data)
         kept = reader.varint("number of values", count)
-        positions = reader.packed(kept, _position_width(count), "positions").astype(np.int64)
+        positions = reader.packed(kept, _position_width(count), "positions")
         return _scatter(positions, Dense().decode(reader.rest(), kept), count)
 
     def bits(self, values: Integers) -> int:
@@ -141,10 +151,11 @@ def _position_width(count: int) -> int:
     return max(count - 1, 0).bit_length()
 
 
-def _scatter(positions: Positions, listed: Decoded, count: int) -> Decoded:
+def _scatter(positions: NDArray[np.integer], listed: Decoded, count: int) -> Decoded:
     """Values at ascending positions, zeros elsewhere."""
     if positions.size and (positions[-1] >= count or np.any(positions[1:] <= positions[:-1])):
         raise damaged("positions", f"ascending numbers below {count}", "others")
     values = np.zeros(count, np.int16)
-    values[positions] = listed
+    for start in range(0, positions.size, BLOCK):
+        values[positions[start : start + BLOCK]] = listed[start : start + BLOCK]
     return values

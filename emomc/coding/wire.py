@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from emomc.errors import EmomcError
 
 MAX_VARINT = 2**32 - 1
-_BLOCK = 1 << 18  # values packed at a time: a multiple of 8, so that every block but the last ends on a whole byte
+BLOCK = 1 << 16  # values handled at a time, a multiple of 8: memory stays near that of the values themselves
 
 
 def packed_length(count: int, width: int) -> int:
@@ -22,8 +22,8 @@ def pack_bits(values: NDArray[np.integer], width: int) -> bytes:
         return b""
     kind = _kind(width)
     blocks = []
-    for start in range(0, values.size, _BLOCK):
-        octets = values[start : start + _BLOCK].astype(kind).view(np.uint8).reshape(-1, kind.itemsize)
+    for start in range(0, values.size, BLOCK):
+        octets = values[start : start + BLOCK].astype(kind).view(np.uint8).reshape(-1, kind.itemsize)
         bits = np.unpackbits(octets, axis=1, count=width, bitorder="little")
         blocks.append(np.packbits(bits, bitorder="little").tobytes())
     return b"".join(blocks)
@@ -36,8 +36,8 @@ def unpack_bits(data: bytes, count: int, width: int) -> NDArray[np.unsignedinteg
     if width == 0:
         return values
     packed = np.frombuffer(data, np.uint8)
-    for start in range(0, count, _BLOCK):
-        size = min(_BLOCK, count - start)
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
         chunk = packed[start * width // 8 :][: packed_length(size, width)]
         bits = np.unpackbits(chunk, count=size * width, bitorder="little").reshape(size, width)
         octets = np.zeros((size, kind.itemsize), np.uint8)
