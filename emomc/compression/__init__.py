@@ -16,7 +16,7 @@ from emomc.compression.obs import (
     share_obs,
 )
 from emomc.compression.pruning import prune_channels_magnitude, prune_magnitude, prune_n_m_magnitude
-from emomc.compression.quantization import quantize_largest, quantize_uniform
+from emomc.compression.quantization import AffineTensor, quantize_affine, quantize_largest, quantize_uniform
 from emomc.compression.ranges import InputDistribution, collect_inputs, fit_grid
 from emomc.compression.sequence import compress_in_order
 from emomc.compression.sharing import cluster_nonzero, kmeans_1d, share_values
@@ -25,6 +25,7 @@ __all__ = [
     "CALIBRATED",
     "METHODS",
     "ActivationGrid",
+    "AffineTensor",
     "Bank",
     "Calibration",
     "InputDistribution",
@@ -47,6 +48,7 @@ __all__ = [
     "prune_n_m",
     "prune_n_m_magnitude",
     "prune_obs",
+    "quantize_affine",
     "quantize_largest",
     "quantize_obs",
     "quantize_uniform",
