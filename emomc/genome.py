@@ -26,6 +26,7 @@ PRUNE_RATIO = "prune_ratio"
 GRANULARITY = "granularity"
 BIT_WIDTH = "bit_width"
 SHARED_VALUES = "shared_values"
+ACTIVATION_BITS = "activation_bits"
 DATAFLOW = "dataflow"
 
 WEIGHT = "weight"
@@ -39,12 +40,18 @@ STORED = (*PRUNING, BIT_WIDTH, SHARED_VALUES)
 RUNNING = (DATAFLOW,)
 """Genes that decide how a network runs and not what it computes; all other genes change the network."""
 
+UNQUANTIZED = 16
+"""The choice of `ACTIVATION_BITS` that leaves a layer's input as it is: cost models charge 16 bits for such maps."""
+ACTIVATION_WIDTHS = (UNQUANTIZED, 8, 7, 6, 5, 4, 3, 2)
+"""All that `ACTIVATION_BITS` can be."""
+
 MAX_PATTERN = 64  # M of an N:M pattern; hardware knows 4 and 8
 
 DEFAULT_PRUNE_RATIOS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 DEFAULT_GRANULARITIES = (WEIGHT, "2:4", "1:4", CHANNEL)
 DEFAULT_BIT_WIDTHS = (16, 8, 7, 6, 5, 4, 3, 2)
 DEFAULT_SHARED_VALUES = (0, 32, 16, 8, 4)
+DEFAULT_ACTIVATION_BITS = (UNQUANTIZED, 8, 6, 4)
 DEFAULT_DATAFLOWS = ("X:Y", "FX:FY", "X:FX", "CI:CO")
 
 
@@ -79,8 +86,9 @@ def default_genes(dataflows: Sequence[str] = DEFAULT_DATAFLOWS) -> tuple[Gene, .
 
 def all_genes(dataflows: Sequence[str] = DEFAULT_DATAFLOWS) -> tuple[Gene, ...]:
     """Every gene there is, in genome order: those of `default_genes`, and those that a space has if it is asked for."""
-    prune_ratio, *others = default_genes(dataflows)
-    return (prune_ratio, Gene(GRANULARITY, DEFAULT_GRANULARITIES, ordinal=False), *others)
+    prune_ratio, *others, dataflow = default_genes(dataflows)
+    granularity = Gene(GRANULARITY, DEFAULT_GRANULARITIES, ordinal=False)
+    return (prune_ratio, granularity, *others, Gene(ACTIVATION_BITS, DEFAULT_ACTIVATION_BITS), dataflow)
 
 
 def pattern_of(granularity: str) -> tuple[int, int] | None:

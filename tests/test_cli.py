@@ -223,6 +223,8 @@ def test_cost_of_a_point_is_that_of_the_front(run):
         (["search", "digits", "--max-loss", "5"], "0.5%"),
         (["search", "digits", "--gene", "bits=8"], "bit_width"),
         (["search", "digits", "--gene", "bit_width=1,2"], "expected 2 to 16"),
+        (["search", "digits", "--gene", "activation_bits=9"], "expected 2 to 8, or 16"),
+        (["search", "digits", "--activation-bits", "eight"], "expected 2 to 8, or 16"),
         (["search", "digits", "--data", "somewhere"], "Its options: none"),
         (["show", "nowhere"], "emomc search TASK --run nowhere"),
         (["pick", "nowhere", "--max-size", "big"], "such as 100kB"),

@@ -97,7 +97,7 @@ def test_two_accelerators_side_by_side_with_a_figure(tmp_path: Path) -> None:
     [
         (["--accelerator", "eyeris-65nm"], "eyeriss-65nm"),
         (["--dataflow", "X:YY"], "Did you mean 'X:Y'"),
-        (["--activation-bits", "8"], "16-bit feature maps"),
+        (["--activation-bits", "17"], "at most 16 bits"),
         (["--accelerator", "npu-coded", "--bits", "16"], "multiplies"),
     ],
 )

@@ -24,11 +24,12 @@ from emomc.accuracy.correction import (
 )
 from emomc.accuracy.divergence import divergence, is_classification
 from emomc.accuracy.splits import Split, Splits
-from emomc.compression.activations import FLOATING, ActivationGrid, attach_quantizers
+from emomc.compression.activations import ActivationGrid, attach_quantizers
 from emomc.compression.glue import make_storable
 from emomc.compression.networkfile import load_network, save_network
 from emomc.compression.ranges import InputDistribution, collect_inputs, fit_grid
 from emomc.compression.threads import torch_threads
+from emomc.genome import UNQUANTIZED
 from emomc.network.layers import Network
 
 ErrorMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -221,7 +222,7 @@ class Evaluator:
 
     def _grids(self, activation_bits: Sequence[int]) -> dict[str, ActivationGrid]:
         """Grids of the layers whose inputs are quantized; their ranges are those in the dense network."""
-        quantized = {index: int(bits) for index, bits in enumerate(activation_bits) if bits != FLOATING}
+        quantized = {index: int(bits) for index, bits in enumerate(activation_bits) if bits != UNQUANTIZED}
         if quantized and self._inputs is None:
             self._restore()
             self._inputs = collect_inputs(self._module, self._network, self._calibration)

@@ -14,12 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.compression.bank import Bank
-from emomc.genome import BIT_WIDTH, GRANULARITY, PRUNE_RATIO, SHARED_VALUES, STORED, SearchSpace
+from emomc.genome import (
+    ACTIVATION_BITS,
+    BIT_WIDTH,
+    GRANULARITY,
+    PRUNE_RATIO,
+    SHARED_VALUES,
+    STORED,
+    UNQUANTIZED,
+    SearchSpace,
+)
 
 Doubles = NDArray[np.float64]
 
 PROBES_PER_CURVE = 5
 _FLOOR = 1e-12
+_CEILING = float(np.log(1e6))  # a network whose outputs are not finite diverges without bound
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,7 @@ def sensitivity_table(bank: Bank, probes: Sequence[Probe], divergences: Sequence
     axes = [space.shape[space.column(gene)] for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES)]
     distortions = bank.distortions.reshape(space.n_layers, axes[0], -1, *axes[1:])
     table = np.zeros_like(distortions)
-    ceiling = np.log(1e6)  # a network whose outputs are not finite diverges without bound
-    measured = np.minimum(np.asarray(divergences, dtype=np.float64), ceiling)
+    measured = np.minimum(np.asarray(divergences, dtype=np.float64), _CEILING)
     for layer, row in enumerate(space.allowed):
         bits, shared = row[space.column(BIT_WIDTH)][0], row[space.column(SHARED_VALUES)][0]
         pruned = distortions[layer, :, :, bits, shared][:, :, None, None]
@@ -102,6 +111,35 @@ def sensitivity_table(bank: Bank, probes: Sequence[Probe], divergences: Sequence
         rounded = distortions[layer] - pruned
         table[layer] += _along(rounded, [probes[i].distortion for i in known], measured[known])
     return space.spread(table.reshape(bank.distortions.shape), STORED)
+
+
+def plan_activation_probes(space: SearchSpace) -> list[tuple[int, int]]:
+    """(layer, bits of its input) to probe alone: every width that the space allows a layer to be quantized to."""
+    if not space.has(ACTIVATION_BITS):
+        return []
+    column = space.column(ACTIVATION_BITS)
+    widths = [int(choice) for choice in space.genes[column].choices]
+    return [
+        (layer, widths[index])
+        for layer, row in enumerate(space.allowed)
+        for index in row[column]
+        if widths[index] != UNQUANTIZED
+    ]
+
+
+def activation_table(space: SearchSpace, probes: Sequence[tuple[int, int]], divergences: Sequence[float]) -> Doubles:
+    """Divergence that quantizing each layer's input causes alone, nats; it broadcasts to ``(L, *space.shape)``.
+
+    Args:
+        space: with a gene for the bits of activations.
+        probes: from `plan_activation_probes`.
+        divergences: measured divergence of each probe, nats.
+    """
+    widths = [int(choice) for choice in space.genes[space.column(ACTIVATION_BITS)].choices]
+    table = np.zeros((space.n_layers, len(widths)))
+    for (layer, bits), found in zip(probes, divergences, strict=True):
+        table[layer, widths.index(bits)] = min(found, _CEILING)
+    return space.spread(table, [ACTIVATION_BITS])
 
 
 def _along(distortion: Doubles, known: Sequence[float], divergence: Doubles) -> Doubles:

@@ -110,7 +110,7 @@ def _of_dense(layers: Sequence[Layer], bits: int) -> tuple[Sequence[Layer], list
 def _of_point(folder: Path, name: str, layers: Sequence[Layer]) -> tuple[Sequence[Layer], list[LayerChoice]]:
     """The layers of a point, without pruned input channels, and their choices, with zeros and bits as in its file."""
     from emomc import coding
-    from emomc.genome import CHANNEL, GRANULARITY
+    from emomc.genome import ACTIVATION_BITS, CHANNEL, GRANULARITY
     from emomc.report import read_run
     from emomc.report.costs import LayerChoice
 
@@ -127,7 +127,8 @@ def _of_point(folder: Path, name: str, layers: Sequence[Layer]) -> tuple[Sequenc
         zeros = 1 - int(nonzero.sum()) / layer.weight_count
         bits, shared, coded = int(genes["bit_width"]), int(genes["shared_values"]), 8.0 * len(file.blobs[layer.name])
         running.append(layer)
-        choices.append(LayerChoice(zeros, bits, shared, genes["dataflow"], coded))
+        maps = int(genes[ACTIVATION_BITS]) if ACTIVATION_BITS in genes else None
+        choices.append(LayerChoice(zeros, bits, shared, genes["dataflow"], coded, maps))
     return running, choices
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emomc.cli.faults import Interrupted
-from emomc.cli.values import genes, loss
+from emomc.cli.values import activation_bits, genes, loss
 from emomc.errors import EmomcError
 
 if TYPE_CHECKING:
@@ -62,6 +62,12 @@ _OWN = ("data", "checkpoint", "download")  # options that are handed to the task
     multiple=True,
     help="Such as bit_width=8,4,2, or granularity=weight,2:4,channel; repeatable.",
 )
+@click.option(
+    "--activation-bits",
+    metavar="BITS",
+    callback=activation_bits,
+    help="Quantize every layer's input to 2 to 8 bits; of several, such as 16,8,6,4, each layer has its own.  [16]",
+)
 @click.option("--workers", type=click.IntRange(1), help="Processes; the result does not depend on it.  [one per CPU]")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto takes cuda if present.")
 @click.option("--data", type=click.Path(), help="Data folder, for tasks that take one.")
@@ -81,6 +87,7 @@ def search(task: str, run: Path | None, workers: int | None, device: str, **give
       emomc search digits --budget 60 --max-loss 5% --run runs/quick
       emomc search cifar10-resnet20 --data ~/data --constraint 'size<=60kB'
       emomc search digits --objective error --objective mymodule:bit_operations
+      emomc search digits --activation-bits 8
       emomc search digits --gene bit_width=8,4,2 --dataflow X:Y --dataflow CI:CO
     """  # noqa: D301 - click's mark
     folder = run or default_folder(task)
@@ -107,7 +114,7 @@ def _options(task: str, given: Mapping[str, Any]) -> Options:
         max_loss=given["max_loss"],
         strategy=given["strategy"],
         method=given["method"],
-        genes=given["genes"],
+        genes=given["genes"] | given["activation_bits"],
         seed=given["seed"],
         budget=given["budget"],
         minutes=given["minutes"],

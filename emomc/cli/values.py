@@ -8,11 +8,23 @@ from collections.abc import Callable, Sequence
 import click
 
 from emomc.errors import EmomcError
-from emomc.genome import BIT_WIDTH, GRANULARITY, PRUNE_RATIO, SHARED_VALUES, Choice, Gene, all_genes, pattern_of
+from emomc.genome import (
+    ACTIVATION_BITS,
+    ACTIVATION_WIDTHS,
+    BIT_WIDTH,
+    GRANULARITY,
+    PRUNE_RATIO,
+    SHARED_VALUES,
+    UNQUANTIZED,
+    Choice,
+    Gene,
+    all_genes,
+    pattern_of,
+)
 
 _PREFIXES = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _NUMBER = r"\s*(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)\s*"
-_RANGES = {PRUNE_RATIO: (0.0, 1.0), BIT_WIDTH: (2, 16), SHARED_VALUES: (0, 65536)}
+_RANGES = {PRUNE_RATIO: (0.0, 1.0), BIT_WIDTH: (2, 16), SHARED_VALUES: (0, 65536), ACTIVATION_BITS: (2, 16)}
 
 
 def loss(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
@@ -48,6 +60,11 @@ def genes(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[s
     return dict(_choices(text) for text in texts)
 
 
+def activation_bits(_: click.Context, __: click.Parameter, text: str | None) -> dict[str, tuple[Choice, ...]]:
+    """``8`` or ``16,8,6,4``: the choices of the gene, or nothing."""
+    return {} if text is None else dict([_choices(f"{ACTIVATION_BITS}={text}")])
+
+
 def _choices(text: str) -> tuple[str, tuple[Choice, ...]]:
     name, _, listed = text.partition("=")
     known = {gene.name: gene for gene in all_genes()}
@@ -77,6 +94,9 @@ def _number(gene: Gene, text: str) -> float | int:
         value = float(text) if gene.name == PRUNE_RATIO else int(text)
     except ValueError:
         value = high + 1
+    if gene.name == ACTIVATION_BITS and value not in ACTIVATION_WIDTHS:
+        expected = f"2 to 8, or {UNQUANTIZED} for activations as they are"
+        raise click.BadParameter(f"{gene.name} {text}: expected {expected}, as in {_example(gene)}.")
     if not low <= value <= high:
         raise click.BadParameter(f"{gene.name} {text}: expected {low:g} to {high:g}, as in {_example(gene)}.")
     return value

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from emomc.errors import EmomcError
+from emomc.genome import ACTIVATION_WIDTHS, UNQUANTIZED
 from emomc.network.layers import Network
 
-FLOATING = 16
-"""The width that stands for activations as they are: what cost models charge for maps that nobody quantized."""
-WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+WIDTHS = tuple(sorted(set(ACTIVATION_WIDTHS) - {UNQUANTIZED}))
 """Widths that inputs can be quantized to."""
 _CHILD = "input_quantizer"
 _MODULES = (nn.Conv1d, nn.Conv2d, nn.Linear)

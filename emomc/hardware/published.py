@@ -10,6 +10,10 @@ fraction p and b-bit weights, in picojoules:
     memory output  4.47 No phi_o                writes
     memory psum    7.28 No phi_o                reads, except X:Y and linear layers, which write each output once
 
+Maps of fewer than 16 bits are an extension: their words shrink in proportion, those of partial sums do not, and a
+multiplier for m-bit maps takes m / 2 * (b + 1) look-up tables, the published one being that of 10 bits, the significand
+of 16-bit floats.
+
 phi is the probability that one of the PEs that share a datum holds a nonzero weight. The model is kept as published,
 with its known simplifications: one memory level, an array as large as the unrolled loops, no halo in X:FX.
 """
@@ -32,6 +36,7 @@ from emomc.network.layers import Layer, LoopBounds
 
 PICOJOULE = 1e-12
 WORD_BITS = 16
+_MULTIPLIER = 10  # bits of the feature map's side: the publication counts 10 x 8 bits for fp16 by int8
 ITEMS = ("mac", "memory weight", "memory input", "memory output", "memory psum")
 EXACT_SHARING = 24  # beyond so many sharing PEs the released program takes phi as 1
 
@@ -59,23 +64,25 @@ class Accesses:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Energy factors of a number format, as scalars or (Q, 1): of a MAC, a weight read and a feature map's word."""
+    """Energy factors of a number format, as scalars or (Q, 1): of a MAC, a weight read, a word of maps and of sums."""
 
     mac: float | Array  # in place of (bits + 1)
     weight: float | Array  # in place of (bits + 1) / 16
     activation: float = 1.0
+    psum: float = 1.0
 
 
-def fixed_point(bit_width: Sequence[int] | NDArray[np.int64]) -> Arithmetic:
-    """Fixed-point weights of (Q,) bit-widths, with 16-bit feature maps."""
+def fixed_point(bit_width: Sequence[int] | NDArray[np.int64], activation_bits: int = WORD_BITS) -> Arithmetic:
+    """Fixed-point weights of (Q,) bit-widths, with feature maps of at most 16 bits."""
     bits = np.asarray(bit_width, float)[:, None]
-    return Arithmetic(mac=bits + 1, weight=(bits + 1) / WORD_BITS)
+    multiplier = min(activation_bits, _MULTIPLIER) / _MULTIPLIER
+    return Arithmetic((bits + 1) * multiplier, (bits + 1) / WORD_BITS, activation_bits / WORD_BITS)
 
 
 # The publication compares with 32-bit floats without stating their cost. Inferred: the 23x23-bit multiplier takes
 # 23/2 * 24 look-up tables where 5 (b + 1) are charged for a b-bit weight, feature maps have 32 bits, and weights
 # 24/16; this meets the published uncompressed energies of VGG-16 to 4 %.
-FLOAT32 = Arithmetic(mac=23 / 2 * 24 / 5, weight=24 / 16, activation=2.0)
+FLOAT32 = Arithmetic(mac=23 / 2 * 24 / 5, weight=24 / 16, activation=2.0, psum=2.0)
 
 
 def _pixels(call: LoopBounds) -> Accesses:
@@ -119,13 +126,13 @@ def _touched(keep: Array, sharing: int) -> Array:
 def _call_items(energies: Energies, access: Accesses, macs: int, keep: Array, arithmetic: Arithmetic) -> Array:
     """Items of one call, (item, P, Q, S) in joules; ``keep`` is (P, Q, S), or has axes of length 1."""
     used_in = _touched(keep, access.input_sharing) * arithmetic.activation
-    used_out = _touched(keep, access.output_sharing) * arithmetic.activation
+    used_out = _touched(keep, access.output_sharing)
     items = (
         energies.mac * macs * keep * arithmetic.mac,
         energies.read * access.weights * arithmetic.weight,
         energies.read * access.inputs * used_in,
-        energies.write * access.outputs * used_out,
-        energies.read * access.psums * used_out,
+        energies.write * access.outputs * used_out * arithmetic.activation,
+        energies.read * access.psums * used_out * arithmetic.psum,
     )
     return PICOJOULE * np.stack(np.broadcast_arrays(*items))
 
@@ -153,7 +160,8 @@ def _layer_items(
 class PublishedModel(CostModel):
     """EMOMC's energy model: metric ``energy``, dataflows X:Y, CI:CO, FX:FY and X:FX.
 
-    Energy does not depend on coding, on shared values or on zeros in feature maps. Feature maps have 16 bits.
+    Energy does not depend on coding, on shared values or on zeros in feature maps, which have 16 bits, or fewer as an
+    extension.
     """
 
     name: str = "published"
@@ -165,18 +173,20 @@ class PublishedModel(CostModel):
         """Energy by item, each (L, P, Q, S, D) in joules; S has length 1 unless exact densities are given.
 
         Raises:
-            EmomcError: for an unknown dataflow or feature maps of other than 16 bits.
+            EmomcError: for an unknown dataflow or feature maps of more than 16 bits.
         """
         check_dataflows(self, axes.dataflow)
         axes.check_layers(len(layers))
         check_kinds(layers)
-        if axes.activation_bits != WORD_BITS:
+        if axes.activation_bits > WORD_BITS:
             raise EmomcError(
-                f"activation_bits: the published model is defined for {WORD_BITS}-bit feature maps, got "
-                f"{axes.activation_bits}. Choose another accelerator for other widths."
+                f"activation_bits: the published model has feature maps of at most {WORD_BITS} bits, got "
+                f"{axes.activation_bits}. Choose another accelerator for wider ones."
             )
         keep = axes.keep(range(len(layers)))
-        return _layer_items(self.energies, layers, axes.dataflow, keep, fixed_point(axes.bit_width))
+        return _layer_items(
+            self.energies, layers, axes.dataflow, keep, fixed_point(axes.bit_width, axes.activation_bits)
+        )
 
     def tables(self, layers: Sequence[Layer], axes: CostAxes) -> dict[str, Array]:
         """``{"energy": (L, P, Q, S, D)}`` in joules, as `itemize`. Raises EmomcError as `itemize` does."""

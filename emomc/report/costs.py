@@ -15,13 +15,17 @@ from emomc.network.layers import Layer
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """How one layer is stored and run; without a dataflow it runs on the one of least energy."""
+    """How one layer is stored and run; without a dataflow it runs on the one of least energy.
+
+    Its maps have ``activation_bits``, or those of the whole network where there are none.
+    """
 
     prune_ratio: float = 0.0
     bit_width: int = 16
     shared_values: int = 0
     dataflow: str | None = None
     coded_bits: float | None = None
+    activation_bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def network_cost(
         model: the accelerator.
         layers: at least one.
         choices: (L,) one for each layer.
-        activation_bits: bits of a feature map's element.
+        activation_bits: bits of a feature map's element, of layers whose choice has none of its own.
         input_sparsity: (L,) fraction of zeros in each layer's input; None means no zeros.
 
     Raises:
@@ -111,7 +115,7 @@ def _layer_cost(model: CostModel, layer: Layer, choice: LayerChoice, zeros: floa
         [choice.shared_values],
         model.dataflows,
         None if choice.coded_bits is None else np.full((1, 1, 1, 1), choice.coded_bits),
-        activation_bits,
+        choice.activation_bits or activation_bits,
         [zeros],
     )
     count = len(model.dataflows)

@@ -126,13 +126,14 @@ class _Search:
         session = self._session
         front = self._front(ledger)
         genomes, errors = ledger.genomes[front], ledger.errors[front].tolist()
-        names = [_content_name(row) for row in session.bank.variants_of(genomes)]
+        networks = session.networks(genomes)
+        names = [_content_name(*network) for network in networks]
         (session.folder / "points").mkdir(exist_ok=True)
         jobs = []
-        for row, name in zip(session.bank.variants_of(genomes).tolist(), names, strict=True):
+        for (variants, widths), name in zip(networks, names, strict=True):
             path = session.folder.resolve() / "points" / name
-            arguments = (tuple(row), path, session.task.header, "test")
-            jobs.append(Job("finish", arguments, stored_as=(tuple(row), "test"), makes=path))
+            arguments = (variants, path, session.task.header, "test", widths)
+            jobs.append(Job("finish", arguments, stored_as=(variants, "test", widths), makes=path))
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         measured = session.run_jobs(jobs, "measuring the front")
         exact = self._exact(genomes)
@@ -197,5 +198,6 @@ class _Search:
         }
 
 
-def _content_name(variants: NDArray[np.int64]) -> str:
-    return hashlib.sha256(variants.astype("<i8").tobytes()).hexdigest()[:12] + ".emomc"
+def _content_name(variants: tuple[int, ...], activation_bits: tuple[int, ...] | None) -> str:
+    numbers = np.array((*variants, *(activation_bits or ())), "<i8")
+    return hashlib.sha256(numbers.tobytes()).hexdigest()[:12] + ".emomc"

@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 
 from emomc.accuracy.activations import ZERO_IMAGES, input_sparsity
 from emomc.accuracy.evaluator import DENSE, Evaluator, Measurement, Settings
-from emomc.accuracy.sensitivity import plan_probes, sensitivity_table
+from emomc.accuracy.sensitivity import activation_table, plan_activation_probes, plan_probes, sensitivity_table
 from emomc.compression import CALIBRATED, Calibration
 from emomc.compression.bank import Bank
 from emomc.compression.networkfile import file_overhead
 from emomc.errors import EmomcError, unknown_name
 from emomc.genome import (
+    ACTIVATION_BITS,
+    ACTIVATION_WIDTHS,
     CHANNEL,
     DATAFLOW,
     GRANULARITY,
+    UNQUANTIZED,
     WEIGHT,
     Gene,
     SearchSpace,
@@ -144,7 +147,8 @@ class Session:
             lambda done, total: self._progress("compressing layers", done, total),
             self._calibration() if self.options.method in CALIBRATED else None,
         )
-        overhead = float(file_overhead(self.task.module, self.network, self.task.header))
+        quantized = self.space.has(ACTIVATION_BITS)
+        overhead = float(file_overhead(self.task.module, self.network, self.task.header, quantized))
         self.costs = cost_tables(self.bank, self.network.layers, self.accelerator, overhead, self._input_sparsity())
         self._progress("starting workers", 0, 1)
         evaluator = Evaluator(
@@ -190,9 +194,16 @@ class Session:
             genomes: shape ``(n, n_var)``.
             split: ``"selection"`` while searching; the test split is measured by writing the front.
         """
-        rows = self.bank.variants_of(genomes).tolist()
-        results = self.run_jobs([Job("measure", (tuple(row), split)) for row in rows], "")
-        return [Measurement(**result) for result in results]
+        jobs = [Job("measure", (variants, split, widths)) for variants, widths in self.networks(genomes)]
+        return [Measurement(**result) for result in self.run_jobs(jobs, "")]
+
+    def networks(self, genomes: Genomes) -> list[tuple[tuple[int, ...], tuple[int, ...] | None]]:
+        """What canonical genomes are to the evaluator: variants of the layers, and bits of their inputs or None."""
+        variants = [tuple(row) for row in self.bank.variants_of(genomes).tolist()]
+        if not self.space.has(ACTIVATION_BITS):
+            return [(row, None) for row in variants]
+        widths = self.space.values(genomes, ACTIVATION_BITS).tolist()
+        return [(row, tuple(bits)) for row, bits in zip(variants, widths, strict=True)]
 
     def advance(self, what: str, done: int, total: int) -> None:
         """Tell how far the work is."""
@@ -202,9 +213,15 @@ class Session:
         probes = plan_probes(self.bank)
         rows = np.full((len(probes), self.space.n_layers), DENSE)
         rows[np.arange(len(probes)), [probe.layer for probe in probes]] = [probe.variant for probe in probes]
+        inputs = plan_activation_probes(self.space)
+        widths = np.full((len(inputs), self.space.n_layers), UNQUANTIZED)
+        widths[np.arange(len(inputs)), [layer for layer, _ in inputs]] = [bits for _, bits in inputs]
+        dense = (DENSE,) * self.space.n_layers
         jobs = [Job("probe", (tuple(row),)) for row in rows.tolist()]
-        found = self.run_jobs(jobs, "probing layers")
-        return sensitivity_table(self.bank, probes, [result["divergence"] for result in found])
+        jobs += [Job("probe", (dense, tuple(row))) for row in widths.tolist()]
+        found = [result["divergence"] for result in self.run_jobs(jobs, "probing layers")]
+        table = sensitivity_table(self.bank, probes, found[: len(probes)])
+        return table + activation_table(self.space, inputs, found[len(probes) :]) if inputs else table
 
     def run_jobs(self, jobs: Sequence[Job], what: str) -> list[dict[str, Any]]:
         """Results of jobs in their order, each stored as soon as it is made and taken from the store if it is there."""
@@ -282,6 +299,10 @@ def _genes(options: Options, accelerator: CostModel) -> tuple[Gene, ...]:
     for name in given:
         if name not in known:
             raise EmomcError(f"unknown gene {name!r}. Genes: {', '.join(known)}.")
+    for bits in given.get(ACTIVATION_BITS, ()):
+        if bits not in ACTIVATION_WIDTHS:
+            expected = ", ".join(map(str, ACTIVATION_WIDTHS))
+            raise EmomcError(f"activation_bits cannot be {bits!r}: choose from {expected}.")
     if GRANULARITY in given:  # single weights are the mildest choice, and the only one that suits every layer
         given[GRANULARITY] = tuple(dict.fromkeys((WEIGHT, *given[GRANULARITY])))
     names = {gene.name for gene in default_genes(dataflows)} | set(given)

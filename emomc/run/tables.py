@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from emomc import coding
 from emomc.compression.bank import Bank
 from emomc.genome import (
+    ACTIVATION_BITS,
     BIT_WIDTH,
     CHANNEL,
     DATAFLOW,
@@ -17,6 +18,7 @@ from emomc.genome import (
     PRUNE_RATIO,
     SHARED_VALUES,
     STORED,
+    UNQUANTIZED,
     WEIGHT,
     Choice,
     SearchSpace,
@@ -41,15 +43,21 @@ def cost_tables(
         overhead: bytes of a file besides the coded layers.
         input_sparsity: (L,) fraction of zeros in each layer's input.
     """
-    tables = accelerator_tables(bank, layers, accelerator, input_sparsity)
+    space = bank.space
+    widths = _choices(space, ACTIVATION_BITS) if space.has(ACTIVATION_BITS) else (UNQUANTIZED,)
+    priced = [accelerator_tables(bank, layers, accelerator, input_sparsity, int(bits)) for bits in widths]
+    tables = priced[0]
+    if space.has(ACTIVATION_BITS):
+        axis = 1 + space.column(ACTIVATION_BITS)
+        tables = {name: np.concatenate([each[name] for each in priced], axis) for name in tables}
     peaks = frozenset(metric for metric in tables if METRICS[metric].combine == "max")
     coded = np.vectorize(coding.blob_cost, otypes=[np.float64])(bank.sizes)
-    tables["size"] = bank.space.spread(coded, STORED)
-    return CostTables(bank.space, tuple(layers), tables, {"size": overhead}, peaks)
+    tables["size"] = space.spread(coded, STORED)
+    return CostTables(space, tuple(layers), tables, {"size": overhead}, peaks)
 
 
 def accelerator_tables(
-    bank: Bank, layers: Sequence[Layer], accelerator: CostModel, input_sparsity: Doubles, activation_bits: int = 16
+    bank: Bank, layers: Sequence[Layer], accelerator: CostModel, input_sparsity: Doubles, activation_bits: int
 ) -> dict[str, Doubles]:
     """Every metric of the accelerator, broadcasting to ``(L, *space.shape)``, at one width of activations.
 

@@ -11,7 +11,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from emomc.genome import BIT_WIDTH, DATAFLOW, GRANULARITY, PRUNE_RATIO, SHARED_VALUES
+from emomc.genome import ACTIVATION_BITS, BIT_WIDTH, DATAFLOW, GRANULARITY, PRUNE_RATIO, SHARED_VALUES
 from emomc.report.rundata import RunData
 
 _TITLES = {
@@ -19,6 +19,7 @@ _TITLES = {
     GRANULARITY: "granularity",
     BIT_WIDTH: "bit-width",
     SHARED_VALUES: "shared values",
+    ACTIVATION_BITS: "bits of the input",
     DATAFLOW: "dataflow",
 }
 _CATEGORIES = (GRANULARITY, DATAFLOW)
@@ -52,7 +53,7 @@ def mildest_first(gene: str, values: Sequence[str]) -> list[str]:
     distinct = sorted(set(values))
     if gene in _CATEGORIES or not all(_is_number(value) for value in distinct):
         return distinct
-    sign = -1 if gene in (BIT_WIDTH, SHARED_VALUES) else 1
+    sign = -1 if gene in (BIT_WIDTH, SHARED_VALUES, ACTIVATION_BITS) else 1
     return sorted(distinct, key=lambda text: sign * (float(text) or (np.inf if gene == SHARED_VALUES else 0.0)))
 
 
