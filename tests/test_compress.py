@@ -49,6 +49,7 @@ def test_later_patterns_win_choice_by_choice():
     ("text", "expected"),
     [
         ('"*": {prune_ratio: 1.5}', ["mine.yaml", "*.prune_ratio", "1.5", "less than or equal to 1"]),
+        ('"*": {activation_bits: 9}', ["*.activation_bits", "got 9", "8 or 16"]),
         ('"*": {bit_width: 4.5}', ["*.bit_width", "4.5", "integer"]),
         ('"*": {bit_width: 1}', ["*.bit_width", "got 1", "greater than or equal to 2"]),
         ('"*": {prune_ratio: .nan}', ["*.prune_ratio", "nan", "finite"]),
@@ -104,6 +105,20 @@ def test_the_file_holds_what_was_asked(compressor, tmp_path, method):
         compressor.task.module, compressor.network, compressor.task.splits, None, compressor.task.error
     )
     assert made.dense_error == pytest.approx(evaluator.measure_dense("validation").error)
+
+
+def test_activations_are_quantized_where_a_pattern_says_so(compressor, tmp_path):
+    wanted = {"*": {"bit_width": 8}, "stem*": {"activation_bits": 8}, "linear": {"activation_bits": 3}}
+    made = compressor.compress(wanted, tmp_path / "digits.emomc", method="magnitude", split="validation")
+    assert {choices["activation_bits"] for choices in made.configuration.layers.values()} == {16, 8, 3}
+    network = emomc.load(made.path)
+    assert network.linear.input_quantizer.grid.bit_width == 3
+    quantized = [name for name, child in network.named_modules() if name.endswith("input_quantizer")]
+    assert len(quantized) == sum(name.startswith("stem") for name in compressor.network.index) + 1
+    again = emomc.measure_file(made.path, compressor.task, "validation")
+    assert (again.error, again.difference) == (made.measurement.error, made.measurement.difference)
+    repeated = compressor.compress(made.configuration, tmp_path / "b.emomc", method="magnitude", split="validation")
+    assert repeated.measurement == made.measurement
 
 
 def test_a_file_of_one_configuration_does_not_depend_on_those_before_it(task, compressor, tmp_path):

@@ -17,7 +17,7 @@ from emomc.compression import CALIBRATED, METHODS, Calibration, compress_in_orde
 from emomc.compression.bank import check_storable
 from emomc.errors import unknown_name
 from emomc.export.configurations import load_configuration, parse_configuration
-from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, Configuration
+from emomc.genome import ACTIVATION_BITS, BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, UNQUANTIZED, Configuration
 from emomc.network import trace
 from emomc.problems.tasks import Task, load_task
 
@@ -118,7 +118,10 @@ class Compressor:
         path = Path(out)
         path.parent.mkdir(parents=True, exist_ok=True)
         progress("measuring", 0, 1)
-        found = self._evaluator.finish([self._count] * len(self.network.layers), path, self.task.header, split)
+        widths = [int(each.get(ACTIVATION_BITS, UNQUANTIZED)) for each in chosen.layers.values()]
+        quantized = widths if any(ACTIVATION_BITS in each for each in chosen.layers.values()) else None
+        variants = [self._count] * len(self.network.layers)
+        found = self._evaluator.finish(variants, path, self.task.header, split, quantized)
         floats = [tensor for tensor in self.task.module.state_dict().values() if tensor.is_floating_point()]
         return CompressedFile(
             path,
@@ -138,8 +141,11 @@ class Compressor:
             for name in given.layers:
                 if name not in layers:
                     raise unknown_name("layer", name, layers)
-            wanted = (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES)
-            given = {name: {gene: choices[gene] for gene in wanted} for name, choices in given.layers.items()}
+            wanted = (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES, ACTIVATION_BITS)
+            given = {
+                name: {gene: choices[gene] for gene in wanted if gene in choices}
+                for name, choices in given.layers.items()
+            }
         return parse_configuration(dict(given), layers, "configuration")
 
     def blob(self, layer: int, variant: int, /) -> bytes:

@@ -7,13 +7,13 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from emomc.errors import EmomcError, unknown_name
 from emomc.files import read_yaml
-from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, Choice, Configuration
+from emomc.genome import ACTIVATION_BITS, BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, UNQUANTIZED, Choice, Configuration
 
 UNCOMPRESSED: Mapping[str, Choice] = {PRUNE_RATIO: 0.0, BIT_WIDTH: 16, SHARED_VALUES: 0}
 """What a layer gets that no pattern matches."""
@@ -27,6 +27,7 @@ class Choices(BaseModel):
     prune_ratio: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     bit_width: Annotated[int, Field(ge=2, le=16)] | None = None
     shared_values: Annotated[int, Field(ge=0, le=65536)] | None = None
+    activation_bits: Literal[2, 3, 4, 5, 6, 7, 8, 16] | None = None
 
 
 _FILE = TypeAdapter(dict[str, Choices])
@@ -59,7 +60,9 @@ def load_configuration(source: str | Path, layers: Sequence[str]) -> Configurati
 
 
 def parse_configuration(content: Any, layers: Sequence[str], where: str = "configuration") -> Configuration:
-    """The configuration of patterns ``{pattern: {prune_ratio, bit_width, shared_values}}``; later patterns win.
+    """The configuration of patterns ``{pattern: {prune_ratio, bit_width, shared_values, activation_bits}}``.
+
+    Later patterns win. Bits of activations are there for all layers where a pattern gives them, else for none.
 
     Raises:
         EmomcError: as `load_configuration`.
@@ -81,6 +84,11 @@ def parse_configuration(content: Any, layers: Sequence[str], where: str = "confi
             raise EmomcError(f"{where}: {pattern!r}: no layer matches. Layers: {', '.join(layers)}.")
         for name in matching:
             chosen[name] |= choices.model_dump(exclude_none=True)
+    if any(ACTIVATION_BITS in choices for choices in chosen.values()):
+        chosen = {
+            name: {**choices, ACTIVATION_BITS: choices.get(ACTIVATION_BITS, UNQUANTIZED)}
+            for name, choices in chosen.items()
+        }
     return Configuration(chosen)
 
 
