@@ -26,9 +26,6 @@ from torch import nn
 
 import emomc
 from emomc.benchmarks.environment import write_results
-from emomc.hardware import CostAxes, PhysicalModel, to_zigzag
-from emomc.problems import CostTables
-from emomc.problems.tasks.networks import resnet, vgg16
 
 ACCELERATOR = "generic-45nm"
 DATAFLOWS = ("X:Y", "CI:CO", "FX:FY", "X:FX")
@@ -46,10 +43,10 @@ def seconds(function: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     return value, {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
 
 
-def network_tables(model: PhysicalModel, module: nn.Module) -> tuple[CostTables, dict[str, float]]:
+def network_tables(model: emomc.PhysicalModel, module: nn.Module) -> tuple[emomc.CostTables, dict[str, float]]:
     """Every table of a network, nothing known before; and the time that it takes on one core."""
     layers = emomc.trace(module.eval(), torch.zeros(1, 3, 32, 32)).layers
-    axes = CostAxes(RATIOS, WIDTHS, [0], DATAFLOWS)
+    axes = emomc.CostAxes(RATIOS, WIDTHS, [0], DATAFLOWS)
     tables, times = seconds(lambda: model.tables(layers, axes))
     genes = (
         emomc.Gene("prune_ratio", RATIOS),
@@ -60,10 +57,10 @@ def network_tables(model: PhysicalModel, module: nn.Module) -> tuple[CostTables,
     space = emomc.SearchSpace.full([layer.name for layer in layers], genes)
     counts = np.array([layer.weight_count for layer in layers])[:, None, None]
     size = counts * (1 - np.array(RATIOS)[:, None]) * np.array(WIDTHS) / 8
-    return CostTables(space, layers, {**tables, "size": size[..., None, None]}, {}), times
+    return emomc.CostTables(space, layers, {**tables, "size": size[..., None, None]}, {}), times
 
 
-def evaluate_many(costs: CostTables, seed: int) -> tuple[float, float]:
+def evaluate_many(costs: emomc.CostTables, seed: int) -> tuple[float, float]:
     """When the evaluation of `GENOMES` genomes began and ended."""
     genomes = costs.space.random(GENOMES, np.random.default_rng(seed)).astype(np.int8)
     costs.evaluate(genomes[:10], METRICS)
@@ -72,7 +69,7 @@ def evaluate_many(costs: CostTables, seed: int) -> tuple[float, float]:
     return start, time.time()
 
 
-def population(costs: CostTables) -> dict[str, float]:
+def population(costs: emomc.CostTables) -> dict[str, float]:
     """Genomes per second: of one process, and of two at work at the same time."""
     genomes = costs.space.random(GENOMES, np.random.default_rng(0)).astype(np.int8)
     costs.evaluate(genomes[:10], METRICS)
@@ -88,7 +85,7 @@ def population(costs: CostTables) -> dict[str, float]:
     }
 
 
-def beside_zigzag(model: PhysicalModel, module: nn.Module) -> list[dict[str, Any]]:
+def beside_zigzag(model: emomc.PhysicalModel, module: nn.Module) -> list[dict[str, Any]]:
     """One row per dataflow of VGG-16's features.17: times and energies of both, on the same mapping.
 
     Both models see registers of a single word, a buffer that holds the whole layer, and what ZigZag has no number for
@@ -109,7 +106,7 @@ def beside_zigzag(model: PhysicalModel, module: nn.Module) -> list[dict[str, Any
         decode=None,
         index_bits=0.0,
     )
-    dense = PhysicalModel(device)
+    dense = emomc.PhysicalModel(device)
     network = emomc.trace(module.eval(), torch.zeros(1, 3, 32, 32))
     layer = network.layers[network.index["features.17"]]
     rows = []
@@ -117,7 +114,7 @@ def beside_zigzag(model: PhysicalModel, module: nn.Module) -> list[dict[str, Any
         choice: tuple[float, int, int, str] = (0.0, 8, 0, flow)
         items, ours = seconds(lambda choice=choice: dense.breakdown(layer, *choice, activation_bits=8))  # type: ignore[misc]
         (plan,) = dense.plan(layer, *choice, activation_bits=8)
-        inputs = to_zigzag(layer, device, flow, plan.mapping)
+        inputs = emomc.to_zigzag(layer, device, flow, plan.mapping)
         with tempfile.TemporaryDirectory() as folder:
             paths = inputs.write(Path(folder))
             files = [str(paths[name]) for name in ("workload", "accelerator", "mapping")]
@@ -146,19 +143,19 @@ def beside_zigzag(model: PhysicalModel, module: nn.Module) -> list[dict[str, Any
 def main() -> None:
     """Measure and write results."""
     model = emomc.load_accelerator(ACCELERATOR)
-    assert isinstance(model, PhysicalModel)
+    assert isinstance(model, emomc.PhysicalModel)
     if hasattr(os, "sched_setaffinity"):
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(cores)})
     results: dict[str, Any] = {"accelerator": ACCELERATOR, "choices": [len(RATIOS), len(WIDTHS), 1, len(DATAFLOWS)]}
-    costs, results["vgg16_tables"] = network_tables(model, vgg16())
-    _, results["resnet110_tables"] = network_tables(model, resnet(110))
+    costs, results["vgg16_tables"] = network_tables(model, emomc.vgg16())
+    _, results["resnet110_tables"] = network_tables(model, emomc.resnet(110))
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     results["vgg16_population"] = population(costs)
     if find_spec("zigzag") is not None:
         logging.disable(logging.CRITICAL)
-        results["zigzag"] = beside_zigzag(model, vgg16())
+        results["zigzag"] = beside_zigzag(model, emomc.vgg16())
     for name, value in results.items():
         print(f"{name}: {value}")
     print(write_results("cost_speed", results))
