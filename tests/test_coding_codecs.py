@@ -61,6 +61,7 @@ def test_every_codec_is_bit_exact_and_knows_its_size(values: np.ndarray) -> None
         assert codec.bits(values) == 8 * len(data), name
         np.testing.assert_array_equal(codec.decode(data, values.size), values, err_msg=name)
         sizes[name] = len(data)
+    assert CODECS["huffman"].least_bits(values) <= 8 * sizes["huffman"]  # type: ignore[attr-defined]
     winner, data = smallest(values)
     assert len(data) == min(sizes.values())
     np.testing.assert_array_equal(winner.decode(data, values.size), values)

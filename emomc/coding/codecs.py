@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from emomc.coding.dense import Bitmap, Dense, Integers
+from emomc.coding.dense import Bitmap, Dense, Integers, kept
 from emomc.coding.entropy import Entropy
 from emomc.coding.huffman import Huffman
 from emomc.coding.sparse import CompressedRows, Coordinates, RelativeIndex
@@ -30,10 +30,10 @@ class Codec(Protocol):
         """``8 * len(encode(values))``."""
 
 
-_CLOSED_FORMS: tuple[Codec, ...] = (Dense(), Bitmap(), RelativeIndex(), CompressedRows(), Coordinates())
-_ENTROPY, _HUFFMAN = Entropy(), Huffman()
+_LISTING = (Bitmap(), RelativeIndex(), CompressedRows(), Coordinates())  # of values that are not zero
+_DENSE, _ENTROPY, _HUFFMAN = Dense(), Entropy(), Huffman()
 
-_BY_TAG: dict[int, Codec] = {codec.tag: codec for codec in (*_CLOSED_FORMS, _ENTROPY, _HUFFMAN)}
+_BY_TAG: dict[int, Codec] = {codec.tag: codec for codec in (_DENSE, *_LISTING, _ENTROPY, _HUFFMAN)}
 
 CODECS: MappingProxyType[str, Codec] = MappingProxyType({_BY_TAG[tag].name: _BY_TAG[tag] for tag in sorted(_BY_TAG)})
 
@@ -41,7 +41,9 @@ CODECS: MappingProxyType[str, Codec] = MappingProxyType({_BY_TAG[tag].name: _BY_
 def smallest(values: Integers) -> tuple[Codec, bytes]:
     """The codec that stores flat ``values`` in the fewest bytes, and those bytes; the lower tag wins a tie."""
     coded = _ENTROPY.encode(values)  # the usual winner, and its size is only known once it is written
-    sizes = {codec.tag: codec.bits(values) for codec in _CLOSED_FORMS} | {_ENTROPY.tag: 8 * len(coded)}
+    sizes = {_DENSE.tag: _DENSE.bits(values), _ENTROPY.tag: 8 * len(coded)}
+    positions, widths = kept(values)
+    sizes |= {codec.tag: codec.listed_bits(values.size, positions, widths) for codec in _LISTING}
     if _HUFFMAN.least_bits(values) < min(sizes.values()):
         sizes[_HUFFMAN.tag] = _HUFFMAN.bits(values)
     best = _BY_TAG[min(sizes, key=lambda tag: (sizes[tag], tag))]

@@ -12,6 +12,7 @@ from emomc.coding.wire import BLOCK, Reader, damaged, pack_bits, packed_length
 
 Integers = NDArray[np.signedinteger]
 Decoded = NDArray[np.int16]
+Positions = NDArray[np.int64]
 
 
 class Dense:
@@ -67,6 +68,10 @@ class Widths:
             choices.append(contiguous[counts > 0])
         return cls(tuple(_Alphabet(each, alphabet_length(each), _index_width(each)) for each in choices))
 
+    def with_zero(self) -> Widths:
+        """The choices if zeros are among the values too."""
+        return Widths.of(np.append(self.alphabets[-1].symbols, 0))
+
     def best(self, count: int) -> _Alphabet:
         """The one with the fewest bytes for ``count`` values."""
         return min(self.alphabets, key=lambda alphabet: alphabet.length(count))
@@ -94,7 +99,16 @@ class Bitmap:
         return values
 
     def bits(self, values: Integers) -> int:
-        return 8 * packed_length(values.size, 1) + Dense().bits(values[values != 0])
+        return self.listed_bits(values.size, *kept(values))
+
+    def listed_bits(self, count: int, positions: Positions, widths: Widths) -> int:
+        return 8 * (packed_length(count, 1) + widths.length(positions.size))
+
+
+def kept(values: Integers) -> tuple[Positions, Widths]:
+    """Where ``values`` are not zero, and what storing those takes: all that decides the size of a codec of them."""
+    positions = np.flatnonzero(values)
+    return positions, Widths.of(values[positions])
 
 
 def _index_width(symbols: NDArray[np.int64]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import islice
 
@@ -48,10 +49,21 @@ class Huffman:
         return 8 * _Code.of(values).stored
 
     def least_bits(self, values: Integers) -> float:
-        """A bound below `bits` that is quick to compute: the order-0 entropy, and a bit for every value."""
+        """A bound below `bits` that is quick to compute.
+
+        The most frequent symbol has a whole number ``l`` of bits, and the others share ``1 - 2**-l`` of all words; the
+        lengths of all words are stored, the longest of which is at least ``log2`` of their number.
+        """
         counts = histogram(values)[1]
-        seen = counts[counts > 0]
-        return max(float(seen @ np.log2(values.size / seen)), float(values.size)) if seen.size > 1 else 0.0
+        seen = np.sort(counts[counts > 0])
+        if seen.size < 2:
+            return 0.0
+        *_, most = seen.tolist()
+        others, rest = seen[:-1], int(seen[:-1].sum())
+        ideal = float(others @ np.log2(rest / others))
+        words: float = min(most * n + ideal - rest * math.log2(1 - 2.0**-n) for n in range(1, _LONGEST + 1))
+        width = (seen.size - 1).bit_length().bit_length()
+        return words + seen.size * width
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from emomc.coding.dense import Decoded, Dense, Integers, Widths
+from emomc.coding.dense import Decoded, Dense, Integers, Positions, Widths, kept
 from emomc.coding.wire import BLOCK, Reader, damaged, pack_bits, packed_length, varint
 
-Positions = NDArray[np.int64]
 _WIDEST_INDEX = 16  # bits of a relative index, and of a column
 
 
@@ -23,8 +22,8 @@ class RelativeIndex:
     tag = 3
 
     def encode(self, values: Integers) -> bytes:
-        positions = np.flatnonzero(values)
-        width, _ = self._plan(values, positions)
+        positions, widths = kept(values)
+        width, _ = self._plan(positions, widths)
         runs = _runs(positions)
         ends = np.cumsum((runs >> width) + 1) - 1  # where the non-zero values stand among the entries
         entries = int(ends[-1]) + 1 if ends.size else 0
@@ -46,13 +45,15 @@ class RelativeIndex:
         return _scatter(positions, Dense().decode(reader.rest(), entries), count)
 
     def bits(self, values: Integers) -> int:
-        return 8 * self._plan(values, np.flatnonzero(values))[1]
+        return self.listed_bits(values.size, *kept(values))
+
+    def listed_bits(self, count: int, positions: Positions, widths: Widths) -> int:
+        return 8 * self._plan(positions, widths)[1]
 
     @staticmethod
-    def _plan(values: Integers, positions: Positions) -> tuple[int, int]:
+    def _plan(positions: Positions, plain: Widths) -> tuple[int, int]:
         """The index width with the fewest bytes, and these."""
-        runs, kept = _runs(positions), values[positions]
-        plain, filled = Widths.of(kept), Widths.of(np.append(kept, np.zeros(1, kept.dtype)))
+        runs, filled = _runs(positions), plain.with_zero()
         plans = []
         for width in range(min(int(runs.max(initial=0)).bit_length(), _WIDEST_INDEX) + 1):
             fillers = int((runs >> width).sum())
@@ -73,8 +74,8 @@ class CompressedRows:
     tag = 4
 
     def encode(self, values: Integers) -> bytes:
-        positions = np.flatnonzero(values)
-        width, _ = self._plan(values, positions)
+        positions, widths = kept(values)
+        width, _ = self._plan(values.size, positions, widths)
         filled = np.bincount(positions >> width, minlength=_rows(values.size, width))
         pointer_width = int(filled.max(initial=0)).bit_length()
         head = bytes([width, pointer_width]) + pack_bits(filled, pointer_width)
@@ -85,11 +86,11 @@ class CompressedRows:
         width = reader.byte("column width", _WIDEST_INDEX)
         pointer_width = reader.byte("row width", _WIDEST_INDEX + 1)
         filled = reader.packed(_rows(count, width), pointer_width, "rows")
-        kept = int(filled.sum(dtype=np.int64))
-        if kept > count:
-            raise damaged("rows", f"at most {count} values", str(kept))
-        columns = reader.packed(kept, width, "columns")
-        positions, end = np.empty(kept, np.int32), 0
+        entries = int(filled.sum(dtype=np.int64))
+        if entries > count:
+            raise damaged("rows", f"at most {count} values", str(entries))
+        columns = reader.packed(entries, width, "columns")
+        positions, end = np.empty(entries, np.int32), 0
         for start in range(0, filled.size, BLOCK):
             block = filled[start : start + BLOCK]
             rows = np.repeat(np.arange(start, start + block.size, dtype=np.int32), block)
@@ -97,18 +98,21 @@ class CompressedRows:
             end += rows.size
         positions += columns
         del columns
-        return _scatter(positions, Dense().decode(reader.rest(), kept), count)
+        return _scatter(positions, Dense().decode(reader.rest(), entries), count)
 
     def bits(self, values: Integers) -> int:
-        return 8 * self._plan(values, np.flatnonzero(values))[1]
+        return self.listed_bits(values.size, *kept(values))
+
+    def listed_bits(self, count: int, positions: Positions, widths: Widths) -> int:
+        return 8 * self._plan(count, positions, widths)[1]
 
     @staticmethod
-    def _plan(values: Integers, positions: Positions) -> tuple[int, int]:
+    def _plan(count: int, positions: Positions, widths: Widths) -> tuple[int, int]:
         """The column width with the fewest bytes, and these."""
-        listed = Dense().bits(values[positions]) // 8
+        listed = widths.length(positions.size)
         plans = []
-        for width in range(1, min(max(values.size - 1, 1).bit_length(), _WIDEST_INDEX) + 1):
-            rows = _rows(values.size, width)
+        for width in range(1, min(max(count - 1, 1).bit_length(), _WIDEST_INDEX) + 1):
+            rows = _rows(count, width)
             fullest = int(np.bincount(positions >> width, minlength=1).max())
             pointers = packed_length(rows, fullest.bit_length())
             plans.append((width, 2 + pointers + packed_length(positions.size, width) + listed))
@@ -128,14 +132,16 @@ class Coordinates:
 
     def decode(self, data: bytes, count: int) -> Decoded:
         reader = Reader(data)
-        kept = reader.varint("number of values", count)
-        positions = reader.packed(kept, _position_width(count), "positions")
-        return _scatter(positions, Dense().decode(reader.rest(), kept), count)
+        entries = reader.varint("number of values", count)
+        positions = reader.packed(entries, _position_width(count), "positions")
+        return _scatter(positions, Dense().decode(reader.rest(), entries), count)
 
     def bits(self, values: Integers) -> int:
-        kept = values[values != 0]
-        listed = packed_length(kept.size, _position_width(values.size))
-        return 8 * (len(varint(kept.size)) + listed) + Dense().bits(kept)
+        return self.listed_bits(values.size, *kept(values))
+
+    def listed_bits(self, count: int, positions: Positions, widths: Widths) -> int:
+        listed = packed_length(positions.size, _position_width(count)) + widths.length(positions.size)
+        return 8 * (len(varint(positions.size)) + listed)
 
 
 def _runs(positions: Positions) -> Positions:
