@@ -192,6 +192,24 @@ def test_verify_notices_another_file(run):
     assert front[0]["point"] in text
 
 
+def test_a_file_alone_is_verified_and_exported(run, tmp_path):
+    file = run / rows(run)[0]["file"]
+    text = good("verify", file)
+    assert f"({rows(run)[0]['error']})" in text and "encoded again: the same values in" in text
+    assert f"{file.stat().st_size} bytes, task digits" in text
+    good("export", file, "--out", tmp_path / "digits.pt", "--to", "state-dict")
+    assert (tmp_path / "digits.pt").stat().st_size > file.stat().st_size
+    assert "has no point 'p00'" in refused("export", file, "p00", "--out", tmp_path / "x.emomc")
+    assert "such as p00" in refused("export", run, "--out", tmp_path / "x.emomc")
+
+
+def test_a_damaged_file_is_not_verified(run, tmp_path):
+    data = bytearray((run / rows(run)[0]["file"]).read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "damaged.emomc").write_bytes(data)
+    assert "checksum" in refused("verify", tmp_path / "damaged.emomc")
+
+
 def test_export_does_not_replace_a_file_unasked(run, tmp_path):
     out = tmp_path / "kept.emomc"
     out.write_text("precious")
@@ -225,7 +243,7 @@ def test_cost_of_a_point_is_that_of_the_front(run):
         (["search", "digits", "--gene", "bit_width=1,2"], "expected 2 to 16"),
         (["search", "digits", "--gene", "activation_bits=9"], "expected 2 to 8, or 16"),
         (["search", "digits", "--activation-bits", "eight"], "expected 2 to 8, or 16"),
-        (["search", "digits", "--data", "somewhere"], "Its options: none"),
+        (["search", "digits", "--data", "somewhere"], "Its options: checkpoint"),
         (["show", "nowhere"], "emomc search TASK --run nowhere"),
         (["pick", "nowhere", "--max-size", "big"], "such as 100kB"),
         (["salvage", "nowhere"], "no store"),

@@ -39,10 +39,12 @@ def command(*arguments: object) -> tuple[int, str, str]:
 def test_later_patterns_win_choice_by_choice():
     text = {"*": {"prune_ratio": 0.6, "bit_width": 4}, "layer1.*": {"bit_width": 8}, "head": {"shared_values": 16}}
     found = parse_configuration(text, LAYERS).layers
-    assert found["stem"] == {"prune_ratio": 0.6, "bit_width": 4, "shared_values": 0}
-    assert found["layer1.conv2"] == {"prune_ratio": 0.6, "bit_width": 8, "shared_values": 0}
-    assert found["head"] == {"prune_ratio": 0.6, "bit_width": 4, "shared_values": 16}
+    assert found["stem"] == {**UNCOMPRESSED, "prune_ratio": 0.6, "bit_width": 4}
+    assert found["layer1.conv2"] == {**UNCOMPRESSED, "prune_ratio": 0.6, "bit_width": 8}
+    assert found["head"] == {**UNCOMPRESSED, "prune_ratio": 0.6, "bit_width": 4, "shared_values": 16}
     assert parse_configuration({"head": {"bit_width": 2}}, LAYERS).layers["stem"] == UNCOMPRESSED
+    sparse = parse_configuration({"*": {"granularity": "1:4"}, "head": {"prune_ratio": 0.0}}, LAYERS).layers
+    assert (sparse["stem"]["prune_ratio"], sparse["head"]["prune_ratio"]) == (0.75, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,7 @@ def test_later_patterns_win_choice_by_choice():
         ('"*": {bit_width: 4.5}', ["*.bit_width", "4.5", "integer"]),
         ('"*": {bit_width: 1}', ["*.bit_width", "got 1", "greater than or equal to 2"]),
         ('"*": {prune_ratio: .nan}', ["*.prune_ratio", "nan", "finite"]),
+        ('"*": {granularity: "5:4"}', ["*.granularity", "5:4"]),
         ('"*": {bits: 4}', ["*.bits", "bit_width"]),
         ('"layer9.*": {bit_width: 4}', ["layer9.*", "layer1.conv1"]),
         ('"*": 4', ["*", "got 4"]),
@@ -85,6 +88,7 @@ def test_shipped_configurations_suit_every_network():
 def test_the_file_holds_what_was_asked(compressor, tmp_path, method):
     wanted = {"*": {"prune_ratio": 0.5, "bit_width": 4}, "linear": {"prune_ratio": 0.0, "bit_width": 8}}
     wanted["head.0"] = {"bit_width": 8, "shared_values": 4}
+    wanted["residual1.0"] = {"granularity": "1:4", "prune_ratio": 0.75}
     made = compressor.compress(wanted, tmp_path / "digits.emomc", method=method, split="validation")
     file = coding.read_network(made.path)
     assert made.size_bytes == made.path.stat().st_size
@@ -97,6 +101,9 @@ def test_the_file_holds_what_was_asked(compressor, tmp_path, method):
         else:
             assert zeros >= round(0.5 * layer.weight_count)
             assert tensor.bit_width == (8 if layer.name == "head.0" else 4)
+        if layer.name == "residual1.0":
+            groups = tensor.integers.reshape(layer.weight_shape[0], -1, 4, *layer.weight_shape[2:])
+            assert np.count_nonzero(groups, axis=2).max() == 1
         if layer.name == "head.0":
             assert len(set(tensor.integers.ravel().tolist()) - {0}) <= 4
     again = emomc.measure_file(made.path, compressor.task, "validation")

@@ -32,6 +32,7 @@ def main() -> None:
       emomc show runs/digits               the networks found
       emomc pick runs/digits --max-loss 1% the best one that loses at most a point
       emomc export runs/digits p03 --out small.emomc
+      emomc compress digits --config w4 --out w4.emomc   without a search
 
     `emomc COMMAND --help` explains each command with examples.
     """  # noqa: D301 - click's mark

@@ -57,8 +57,9 @@ def compress(
     \b
       "*":        {prune_ratio: 0.6, bit_width: 4}
       "layer1.*": {bit_width: 8, shared_values: 16}
+      "layer2.*": {granularity: "2:4", bit_width: 8}
 
-    Names that come with the package: p50w4, p70w4, w4, w8, w8s16.
+    Names that come with the package: 2-4w8, p50w4, p70w4, w4, w8, w8s16.
 
     \b
     Examples:
@@ -91,7 +92,7 @@ def compress(
         click.echo(line)
 
 
-def of_point(folder: Path, name: str) -> dict[str, dict[str, float | int]]:
+def of_point(folder: Path, name: str) -> dict[str, dict[str, float | int | str]]:
     """The choices of a point that decide its network."""
     from emomc.report import read_run
 
@@ -99,6 +100,7 @@ def of_point(folder: Path, name: str) -> dict[str, dict[str, float | int]]:
     return {
         layer: {
             "prune_ratio": float(choices["prune_ratio"]),
+            "granularity": choices.get("granularity", "weight"),
             "bit_width": int(choices["bit_width"]),
             "shared_values": int(choices["shared_values"]),
         }

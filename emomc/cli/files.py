@@ -1,15 +1,18 @@
-"""Commands about the files of points: export, verify."""
+"""Commands about compressed files: export, verify."""
 
 from __future__ import annotations
 
+import copy
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from emomc.cli.faults import Different
 from emomc.cli.runs import FOLDER
+from emomc.cli.search import task_options
 from emomc.errors import EmomcError
 
 if TYPE_CHECKING:
@@ -17,76 +20,132 @@ if TYPE_CHECKING:
     from emomc.report import Point, RunData
 
 
-@click.command(short_help="Copy a point's file, or decode it to plain weights.")
-@click.argument("run", type=FOLDER)
-@click.argument("point")
+@click.command(short_help="Copy a point's file, or write it as ONNX or plain weights.")
+@click.argument("source", type=FOLDER)
+@click.argument("point", required=False)
 @click.option("--out", type=FOLDER, required=True, help="File to write.")
 @click.option(
-    "--format",
+    "--to",
     "kind",
-    type=click.Choice(["emomc", "state-dict"]),
+    type=click.Choice(["emomc", "onnx", "state-dict"]),
     default="emomc",
     show_default=True,
-    help="emomc: the compressed file; state-dict: plain torch weights, as large as uncompressed.",
+    help="emomc: the compressed file; onnx: a model that onnxruntime runs; state-dict: plain torch weights.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["coded", "dense"]),
+    default="coded",
+    show_default=True,
+    help="In ONNX: integers and codebooks, or 32-bit floats.",
 )
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def export(run: Path, point: str, out: Path, kind: str, force: bool) -> None:
-    """Write POINT of the folder RUN to a file of its own.
+def export(
+    source: Path, point: str | None, out: Path, kind: str, weights: Literal["coded", "dense"], force: bool
+) -> None:
+    """Write SOURCE to a file of its own: POINT of the folder of a run, or a compressed file.
+
+    ONNX needs further packages: pip install 'emomc[onnx]'. Its weights are integers of 4, 8 or 16 bits with their
+    scales, or indices into codebooks; state-dict is as large as the uncompressed network.
 
     \b
     Examples:
       emomc export runs/digits p03 --out digits.emomc
-      emomc export runs/digits p03 --out digits.pt --format state-dict
+      emomc export runs/digits p03 --out digits.onnx --to onnx
+      emomc export digits.emomc --out digits.pt --to state-dict
 
     In Python:
       module = emomc.load("digits.emomc")               a torch module, decoded
       state = torch.load("digits.pt", weights_only=True)
     """  # noqa: D301 - click's mark
+    path = _file_of(source, point)
+    if out.exists() and (not force or out.is_dir() or out.samefile(path)):
+        raise EmomcError(f"{out} exists. Choose another name, or replace it with --force.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "emomc":
+        shutil.copyfile(path, out)
+    else:
+        from emomc.export import export_onnx, export_state_dict
+
+        _ = export_onnx(path, out, weights=weights) if kind == "onnx" else export_state_dict(path, out)
+    click.echo(f"{out}: {out.stat().st_size} bytes, {f'{point} of {source}' if point else source}")
+
+
+def _file_of(source: Path, point: str | None) -> Path:
+    """The compressed file that is meant."""
+    if source.is_file():
+        if point is not None:
+            raise EmomcError(f"{source} is a file, not the folder of a run: it has no point {point!r}.")
+        return source
     from emomc.report import read_run
 
-    source = run / read_run(run).point(point).file
-    if not source.is_file():
-        raise EmomcError(
-            f"{source} is missing. Repeat the search's command to write it anew; nothing is searched again."
-        )
-    if out.exists() and (not force or out.is_dir() or out.samefile(source)):
-        raise EmomcError(f"{out} exists. Choose another name, or replace it with --force.")
-    if kind == "emomc":
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, out)
-    else:
-        from emomc.export import export_state_dict
-
-        export_state_dict(source, out)
-    click.echo(f"{out}: {out.stat().st_size} bytes, {point} of {run}")
+    run = read_run(source)
+    if point is None:
+        raise EmomcError(f"name a point of {source}, such as {run.points[0].name}: `emomc show {source}` lists them.")
+    path = source / run.point(point).file
+    if not path.is_file():
+        raise EmomcError(f"{path} is missing. Repeat the search's command to write it anew; nothing is searched again.")
+    return path
 
 
-@click.command(short_help="Decode points again and measure them.")
-@click.argument("run", type=FOLDER)
+@click.command(short_help="Decode a file, or points of a run, and measure them.")
+@click.argument("source", type=FOLDER)
 @click.argument("names", metavar="[POINT]...", nargs=-1)
 @click.option("--file", type=FOLDER, help="Check this file in place of the point's own, e.g. an exported one.")
-@click.option("--task", help="The run's task, where it is a function of your own.")
-def verify(run: Path, names: tuple[str, ...], file: Path | None, task: str | None) -> None:
-    """Decode the files of a run, measure them on the test split and compare with what the search reported.
+@click.option("--task", help="What it is measured on, where that is a function of your own.")
+@click.option("--data", type=click.Path(), help="Data folder, for tasks that take one; of a run, its own is used.")
+@click.option("--checkpoint", type=click.Path(), help="Weights file, likewise.")
+@click.option("--download", is_flag=True, help="Let the task download its data.")
+def verify(source: Path, names: tuple[str, ...], file: Path | None, task: str | None, **given: Any) -> None:
+    """Check a compressed file, or the files of the points of a run, and measure them on the test split.
 
-    Error and size must be equal to the last digit. The exit code is 1 if any differs. Without POINT every point of the
-    front is checked.
+    Of a file, every layer is decoded, encoded and decoded again, which must give the same bits, and the network is
+    measured. Of a run, error and size must moreover be what the search reported, to the last digit. The exit code is
+    1 if anything differs. Without POINT every point of the front is checked.
 
     \b
     Examples:
+      emomc verify digits.emomc
       emomc verify runs/digits
       emomc verify runs/digits p03 --file digits.emomc
     """  # noqa: D301 - click's mark
+    if source.is_file():
+        if names or file:
+            raise EmomcError(f"{source} is a file, not the folder of a run: POINT and --file go with a run.")
+        _verify_file(source, task, task_options(**given))
+        return
     from emomc.report import read_run
 
-    data = read_run(run)
+    data = read_run(source)
     points = [data.point(name) for name in names] or list(data.points)
     if file is not None and len(points) != 1:
         raise EmomcError("--file goes with exactly one POINT.")
     loaded = load_run_task(data, task)
-    different = [point.name for point in points if not _agrees(point, file or run / point.file, loaded)]
+    different = [point.name for point in points if not _agrees(point, file or source / point.file, loaded)]
     if different:
         raise Different(f"{', '.join(different)} of {len(points)} checked differ from the report.")
+
+
+def _verify_file(path: Path, given: str | None, options: Mapping[str, Any]) -> None:
+    from emomc.coding import read_network
+    from emomc.export import check_file, measure_file
+    from emomc.problems.tasks import load_task, task_names
+    from emomc.report.units import percent, points
+
+    name = given or str(read_network(path).header.get("task"))
+    task = load_task(name, **options) if given or name in task_names() else None
+    found = check_file(path, None if task is None else lambda: copy.deepcopy(task.module))
+    click.echo(f"{path}: {found.size_bytes} bytes, task {found.header.get('task')}")
+    click.echo(f"{found.layers} layers of {found.weights} weights in {found.weight_bytes} bytes")
+    if found.different:
+        raise Different(f"{path}: {', '.join(found.different)}: other values after encoding and decoding once more.")
+    click.echo(f"encoded again: the same values in {found.encoded_bytes} bytes")
+    if task is None:
+        click.echo(f"not measured: {name!r} is no installed task. Name your own with --task.")
+        return
+    result = measure_file(path, task)
+    loss = points(result.difference, result.standard_error)
+    click.echo(f"error {percent(result.error)} ({result.error!r}) on {result.samples} test samples, loss {loss} points")
 
 
 def load_run_task(data: RunData, given: str | None) -> Task:

@@ -18,7 +18,7 @@ from emomc.compression.obs import (
 from emomc.compression.pruning import prune_channels_magnitude, prune_magnitude, prune_n_m_magnitude
 from emomc.compression.quantization import AffineTensor, quantize_affine, quantize_largest, quantize_uniform
 from emomc.compression.ranges import InputDistribution, collect_inputs, fit_grid
-from emomc.compression.sequence import compress_in_order
+from emomc.compression.sequence import Setting, compress_in_order
 from emomc.compression.sharing import cluster_nonzero, kmeans_1d, share_values
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "InputQuantizer",
     "Method",
     "OutputError",
+    "Setting",
     "attach_quantizers",
     "cluster_nonzero",
     "cluster_obs",

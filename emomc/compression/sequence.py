@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from emomc.compression.hessian import Calibration, InputTap, weight_addresses
 from emomc.compression.methods import METHODS
 from emomc.compression.obs import POLISHING, OutputError, solve_kept
 from emomc.errors import unknown_name
+from emomc.genome import WEIGHT
 from emomc.network.graph import LAYER_FUNCTIONS, GraphTracer
 from emomc.network.layers import Layer, Network
 
@@ -32,9 +33,18 @@ _LIVE_MAPS = 4  # feature maps of the largest size that a network keeps at a tim
 _LIVE_ELEMENTS = 2**29  # of all images' feature maps: 2 GB
 
 
+class Setting(NamedTuple):
+    """What one layer gets."""
+
+    prune_ratio: float
+    bit_width: int
+    shared_values: int
+    granularity: str = WEIGHT
+
+
 def compress_in_order(
     calibration: Calibration,
-    choices: Mapping[str, tuple[float, int, int]],
+    choices: Mapping[str, Setting | tuple[float, int, int]],
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, CodedTensor]:
     """Compress a network at one setting per layer, in the order of the first calls.
@@ -45,7 +55,7 @@ def compress_in_order(
 
     Args:
         calibration: the dense network and its inputs; of large feature maps, as many inputs as fit into 2 GB are used.
-        choices: (prune ratio, bit-width, shared values) by layer name; layers without any stay dense.
+        choices: by layer name; layers without any stay dense.
         progress: called with (layers done, layers in all).
 
     Raises:
@@ -69,7 +79,7 @@ def compress_in_order(
             if layer is not None and layer.name not in done:
                 if layer.name in choices:
                     moments = _moments(dense, compressed, step, layer) if layer.name in narrow else None
-                    coded[layer.name] = _compress(compressed.weight(layer), moments, choices[layer.name])
+                    coded[layer.name] = _compress(compressed.weight(layer), moments, Setting(*choices[layer.name]))
                     compressed.weight(layer).copy_(torch.from_numpy(coded[layer.name].dequantize()))
                 done.add(layer.name)
                 if progress is not None:
@@ -130,15 +140,14 @@ def _layer_of(step: fx.Node, layers: Mapping[str, Layer]) -> Layer | None:
     return layers[str(weight.target)] if isinstance(weight, fx.Node) else None
 
 
-def _compress(
-    weight: torch.Tensor, moments: tuple[torch.Tensor, torch.Tensor] | None, choice: tuple[float, int, int]
-) -> CodedTensor:
+def _compress(weight: torch.Tensor, moments: tuple[torch.Tensor, torch.Tensor] | None, choice: Setting) -> CodedTensor:
     """One layer whose weight is still dense."""
-    ratio, bits, shared = choice
     dense = weight.cpu().numpy().copy()
     target = dense if moments is None else _target(dense, *moments)
     gram = None if moments is None else moments[0].float().numpy()
-    return METHODS["obs"](target, ratio, [(bits, shared)], gram)[0]
+    return METHODS["obs"](
+        target, choice.prune_ratio, [(choice.bit_width, choice.shared_values)], gram, choice.granularity
+    )[0]
 
 
 def _target(weight: Floats, gram: torch.Tensor, cross: torch.Tensor) -> Floats:

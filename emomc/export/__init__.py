@@ -1,9 +1,11 @@
 """Files of compressed networks: made at one configuration, as torch modules and plain weights, and measured."""
 
+from emomc.export.checking import FileCheck, check_file
 from emomc.export.compressing import IN_ORDER, CompressedFile, Compressor, compress
 from emomc.export.configurations import configuration_names, load_configuration
 from emomc.export.loading import KNOWN_FACTORIES, load
 from emomc.export.measuring import measure_file
+from emomc.export.onnxfile import export_onnx
 from emomc.export.plain import export_state_dict
 
 __all__ = [
@@ -11,8 +13,11 @@ __all__ = [
     "KNOWN_FACTORIES",
     "CompressedFile",
     "Compressor",
+    "FileCheck",
+    "check_file",
     "compress",
     "configuration_names",
+    "export_onnx",
     "export_state_dict",
     "load",
     "load_configuration",

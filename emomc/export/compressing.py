@@ -13,11 +13,21 @@ from typing import Any
 from emomc import coding
 from emomc.accuracy import Evaluator, Measurement, Settings
 from emomc.coding.tensor import CodedTensor
-from emomc.compression import CALIBRATED, METHODS, Calibration, compress_in_order
+from emomc.compression import CALIBRATED, METHODS, Calibration, Setting, compress_in_order
 from emomc.compression.bank import check_storable
 from emomc.errors import unknown_name
 from emomc.export.configurations import load_configuration, parse_configuration
-from emomc.genome import ACTIVATION_BITS, BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, UNQUANTIZED, Configuration
+from emomc.genome import (
+    ACTIVATION_BITS,
+    BIT_WIDTH,
+    GRANULARITY,
+    PRUNE_RATIO,
+    SHARED_VALUES,
+    STORED,
+    UNQUANTIZED,
+    WEIGHT,
+    Configuration,
+)
 from emomc.network import trace
 from emomc.problems.tasks import Task, load_task
 
@@ -141,7 +151,7 @@ class Compressor:
             for name in given.layers:
                 if name not in layers:
                     raise unknown_name("layer", name, layers)
-            wanted = (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES, ACTIVATION_BITS)
+            wanted = (*STORED, ACTIVATION_BITS)
             given = {
                 name: {gene: choices[gene] for gene in wanted if gene in choices}
                 for name, choices in given.layers.items()
@@ -159,7 +169,12 @@ class Compressor:
         for name, weight in weights.items():
             check_storable(name, weight)
         choices = {
-            name: (float(each[PRUNE_RATIO]), int(each[BIT_WIDTH]), int(each[SHARED_VALUES]))
+            name: Setting(
+                float(each[PRUNE_RATIO]),
+                int(each[BIT_WIDTH]),
+                int(each[SHARED_VALUES]),
+                str(each.get(GRANULARITY, WEIGHT)),
+            )
             for name, each in configuration.layers.items()
         }
         if method == IN_ORDER:
@@ -168,8 +183,8 @@ class Compressor:
         coded = {}
         for done, (name, weight) in enumerate(weights.items()):
             progress("compressing", done, len(weights))
-            ratio, bits, shared = choices[name]
-            (coded[name],) = METHODS[method](weight, ratio, [(bits, shared)], grams.get(name))
+            ratio, bits, shared, granularity = choices[name]
+            (coded[name],) = METHODS[method](weight, ratio, [(bits, shared)], grams.get(name), granularity)
         return coded
 
     @cached_property

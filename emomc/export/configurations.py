@@ -9,13 +9,24 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from emomc.errors import EmomcError, unknown_name
 from emomc.files import read_yaml
-from emomc.genome import ACTIVATION_BITS, BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, UNQUANTIZED, Choice, Configuration
+from emomc.genome import (
+    ACTIVATION_BITS,
+    BIT_WIDTH,
+    GRANULARITY,
+    PRUNE_RATIO,
+    SHARED_VALUES,
+    UNQUANTIZED,
+    WEIGHT,
+    Choice,
+    Configuration,
+    pattern_of,
+)
 
-UNCOMPRESSED: Mapping[str, Choice] = {PRUNE_RATIO: 0.0, BIT_WIDTH: 16, SHARED_VALUES: 0}
+UNCOMPRESSED: Mapping[str, Choice] = {PRUNE_RATIO: 0.0, GRANULARITY: WEIGHT, BIT_WIDTH: 16, SHARED_VALUES: 0}
 """What a layer gets that no pattern matches."""
 
 
@@ -25,9 +36,19 @@ class Choices(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     prune_ratio: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    granularity: str | None = None
     bit_width: Annotated[int, Field(ge=2, le=16)] | None = None
     shared_values: Annotated[int, Field(ge=0, le=65536)] | None = None
     activation_bits: Literal[2, 3, 4, 5, 6, 7, 8, 16] | None = None
+
+    @field_validator("granularity")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        try:
+            pattern_of(name or WEIGHT)
+        except EmomcError as error:
+            raise ValueError(str(error)) from None
+        return name
 
 
 _FILE = TypeAdapter(dict[str, Choices])
@@ -60,9 +81,10 @@ def load_configuration(source: str | Path, layers: Sequence[str]) -> Configurati
 
 
 def parse_configuration(content: Any, layers: Sequence[str], where: str = "configuration") -> Configuration:
-    """The configuration of patterns ``{pattern: {prune_ratio, bit_width, shared_values, activation_bits}}``.
+    """The configuration of patterns ``{pattern: {gene: choice}}``, for the genes of `Choices`.
 
-    Later patterns win. Bits of activations are there for all layers where a pattern gives them, else for none.
+    Later patterns win, choice by choice. An N:M granularity alone prunes as much as it says. Bits of activations are
+    there for all layers where a pattern gives them, else for none.
 
     Raises:
         EmomcError: as `load_configuration`.
@@ -77,7 +99,7 @@ def parse_configuration(content: Any, layers: Sequence[str], where: str = "confi
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors(include_url=False)]
         raise EmomcError(f"{where} is not a valid configuration:\n" + "\n".join(lines)) from None
-    chosen: dict[str, dict[str, Choice]] = {name: dict(UNCOMPRESSED) for name in layers}
+    chosen: dict[str, dict[str, Choice]] = {name: {} for name in layers}
     for pattern, choices in patterns.items():
         matching = fnmatch.filter(layers, pattern)
         if not matching:
@@ -89,7 +111,13 @@ def parse_configuration(content: Any, layers: Sequence[str], where: str = "confi
             name: {**choices, ACTIVATION_BITS: choices.get(ACTIVATION_BITS, UNQUANTIZED)}
             for name, choices in chosen.items()
         }
-    return Configuration(chosen)
+    return Configuration({name: _complete(choices) for name, choices in chosen.items()})
+
+
+def _complete(choices: Mapping[str, Choice]) -> dict[str, Choice]:
+    pattern = pattern_of(str(choices.get(GRANULARITY, WEIGHT)))
+    implied: dict[str, Choice] = {PRUNE_RATIO: 1 - pattern[0] / pattern[1]} if pattern else {}
+    return {**UNCOMPRESSED, **implied, **choices}
 
 
 def _explain(item: Any) -> str:
