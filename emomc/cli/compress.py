@@ -103,6 +103,7 @@ def of_point(folder: Path, name: str) -> dict[str, dict[str, float | int | str]]
             "granularity": choices.get("granularity", "weight"),
             "bit_width": int(choices["bit_width"]),
             "shared_values": int(choices["shared_values"]),
+            **({"activation_bits": int(choices["activation_bits"])} if "activation_bits" in choices else {}),
         }
         for layer, choices in genes.items()
     }
