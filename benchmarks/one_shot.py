@@ -7,7 +7,7 @@ bytes are those of the file, header, batch norms and all.
 
 Rows go to benchmarks/results/one_shot_TASK.csv as they are made, and what they were measured on beside it, as .json. A
 row that is there is not measured again, so an interrupted benchmark goes on where it stopped; two processes may share
-the work with --variant.
+the work with --variant. --table prints what there is.
 """
 
 from __future__ import annotations
@@ -46,20 +46,38 @@ def file_name(task: str, variant: str, setting: tuple[float, int, int]) -> str:
     return f"{task}_{variant}_p{round(100 * ratio)}w{bits}{f's{shared}' if shared else ''}.emomc"
 
 
-def measured(path: Path) -> set[tuple[str, ...]]:
-    """Keys of the rows that a table holds."""
+def rows_of(path: Path) -> dict[tuple[str, ...], dict[str, str]]:
+    """The rows that are there, by key."""
     if not path.exists():
-        return set()
+        return {}
     with path.open(newline="") as stream:
-        return {tuple(row[name] for name in KEY) for row in csv.DictReader(stream)}
+        return {tuple(row[name] for name in KEY): row for row in csv.DictReader(stream)}
+
+
+def key_of(variant: str, setting: tuple[float, int, int]) -> tuple[str, ...]:
+    """Key of a row, as text."""
+    return tuple(map(str, (*VARIANTS[variant], *setting)))
+
+
+def markdown(path: Path) -> str:
+    """Losses in points, and kB of coded weights, by variant and setting."""
+    rows = rows_of(path)
+    named = [", ".join([f"{round(100 * p)} %"] * (p > 0) + [f"{b} bits"] * (b < 16)) for p, b, _ in SETTINGS]
+    lines = [" | ".join(["loss in points", *named]), "|".join(["---"] * (len(named) + 1))]
+    for variant in VARIANTS:
+        found = [rows.get(key_of(variant, setting)) for setting in SETTINGS]
+        if any(found):
+            losses = [f"{row['loss_points']} ± {row['standard_error']}" if row else "" for row in found]
+            sizes = [f"{int(row['weight_bytes']) / 1000:.1f}" if row else "" for row in found]
+            lines += [" | ".join([variant, *losses]), " | ".join(["kB of weights", *sizes])]
+    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
 
 
 def missing(path: Path, variants: list[str]) -> Iterator[tuple[str, tuple[float, int, int]]]:
     """What is still to be measured, looked up anew each time, as another process may be at work."""
     for variant in variants:
-        method, corrected = VARIANTS[variant]
         for setting in SETTINGS:
-            if tuple(map(str, (method, corrected, *setting))) not in measured(path):
+            if key_of(variant, setting) not in rows_of(path):
                 yield variant, setting
 
 
@@ -80,16 +98,19 @@ def main() -> None:
     parser.add_argument("--data", help="folder with cifar10/ and checkpoints/; else EMOMC_DATA")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="only this one; repeatable")
     parser.add_argument("--files", type=Path, default=Path("runs") / "one_shot", help="folder of the files")
+    parser.add_argument("--table", action="store_true", help="print the rows that are there, and measure none")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no row after this time")
     arguments = parser.parse_args()
+    table, start = RESULTS / f"one_shot_{arguments.task}.csv", time.monotonic()
+    if arguments.table:
+        print(markdown(table))
+        return
     task = emomc.load_task(arguments.task, **({"data": arguments.data} if arguments.data else {}))
     RESULTS.mkdir(exist_ok=True)
-    table, start = RESULTS / f"one_shot_{arguments.task}.csv", time.monotonic()
     compressors = {
         True: emomc.Compressor(task),
         False: emomc.Compressor(task, emomc.Settings(strengths=(0.0,))),
     }
-    dense_error = None
     for variant, setting in missing(table, arguments.variant or list(VARIANTS)):
         if time.monotonic() - start > 60 * arguments.minutes:
             sys.exit("The time is spent; repeat the command to go on.")
@@ -99,7 +120,7 @@ def main() -> None:
         path = arguments.files / file_name(arguments.task, variant, setting)
         began = time.monotonic()
         made = compressors[corrected].compress(wanted, path, method=method)
-        found, dense_error = made.measurement, made.dense_error
+        found = made.measurement
         values: tuple[float, ...] = (
             found.error,
             round(100 * found.difference, 2),
@@ -110,13 +131,10 @@ def main() -> None:
         row = dict(zip(COLUMNS, (method, corrected, *setting, *values, *made_of), strict=True))
         append(table, row)
         print(*row.values(), flush=True)
-    if dense_error is not None:
-        facts = {
-            "split": "test",
-            "calibration_images": len(task.splits.calibration),
-            "dense_error": round(dense_error, 4),
-        }
-        print(write_results(f"one_shot_{arguments.task}", facts))
+    rows = list(rows_of(table).values())
+    dense = round(float(rows[-1]["error"]) - float(rows[-1]["loss_points"]) / 100, 4)
+    facts = {"split": "test", "calibration_images": len(task.splits.calibration), "dense_error": dense}
+    print(write_results(f"one_shot_{arguments.task}", facts))
 
 
 if __name__ == "__main__":
