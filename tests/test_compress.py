@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 import emomc
@@ -126,6 +128,17 @@ def test_activations_are_quantized_where_a_pattern_says_so(compressor, tmp_path)
     assert (again.error, again.difference) == (made.measurement.error, made.measurement.difference)
     repeated = compressor.compress(made.configuration, tmp_path / "b.emomc", method="magnitude", split="validation")
     assert repeated.measurement == made.measurement
+
+
+def test_a_network_that_its_graph_defines_quantizes_its_activations_too(task, compressor, tmp_path):
+    wanted = {"*": {"bit_width": 8, "activation_bits": 4}}
+    graph = emomc.Compressor(replace(task, factory=None))
+    inputs = task.splits.validation.inputs[:20]
+    outputs = [
+        emomc.load(each.compress(wanted, tmp_path / name, method="magnitude", split="validation").path)(inputs)
+        for name, each in {"factory.emomc": compressor, "graph.emomc": graph}.items()
+    ]
+    assert torch.equal(*outputs) and not torch.equal(outputs[0], task.module(inputs))
 
 
 def test_a_file_of_one_configuration_does_not_depend_on_those_before_it(task, compressor, tmp_path):
