@@ -79,6 +79,7 @@ class Alike:
 
 def rows(normed: Alike, plain: Alike) -> Iterator[tuple[str, dict[str, Any], Callable[[], dict[str, Any]]]]:
     """Table, what tells a row from others, and what measures it."""
+    facts: dict[str, Any]
     for bits in (8, 4):
         for width in ACTIVATIONS:
             facts = {"weight_bits": bits, "activation_bits": width}
@@ -104,7 +105,7 @@ def main() -> None:
     task = load_task(TASK, **({"data": arguments.data} if arguments.data else {}))
     normed, plain = Alike(task, "obs", arguments.bank), Alike(folded(task), "obs", arguments.bank)
     path = RESULTS / "activations.json"
-    results = json.loads(path.read_text()) if path.exists() else {"task": TASK, "method": "obs"}
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"task": TASK, "method": "obs"}
     results.pop("environment", None)
     for table, facts, measure in rows(normed, plain):
         known = results.setdefault(table, [])
