@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emomc import CompressionProblem, front_of
+from emomc import CompressionProblem, front_of, hypervolume
 from emomc.benchmarks.methods import Trace
 
 Doubles = NDArray[np.float64]
@@ -37,6 +37,18 @@ def curve(
             front = front_of(values[:step], violations[:step])
             found.append(round(quality(values[front]), 5) if len(front) else 0.0)
     return {"seed": seed, "evaluations": len(trace.errors), "quality": found}
+
+
+def box_quality(front: Doubles) -> Callable[[Doubles], float]:
+    """Hypervolume over that of an exact front, in the box between the best and the worst values on the front.
+
+    Args:
+        front: shape ``(n, objectives)``.
+    """
+    low, high = front.min(axis=0), front.max(axis=0)
+    ones = np.ones(front.shape[1])
+    exact = hypervolume((front - low) / (high - low), ones)
+    return lambda values: hypervolume((values - low) / (high - low), ones) / exact
 
 
 def at(curves: Sequence[Mapping[str, Any]], step: int) -> Doubles:

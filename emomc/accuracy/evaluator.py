@@ -90,6 +90,10 @@ class Measurement:
     samples: int
 
 
+FAILED = Measurement(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, 0)
+"""Stands for a network whose measuring failed."""
+
+
 class Evaluator:
     """Measures networks that are given as one variant of the bank per layer.
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from emomc.run import Options
 
 _OWN = ("data", "checkpoint", "download")  # options that are handed to the task
+_ENGINE = ("workers", "time_limit", "scheduler")  # what measures; the result does not depend on it
 
 
 @click.command(short_help="Search a task and measure the front.")
@@ -69,11 +70,18 @@ _OWN = ("data", "checkpoint", "download")  # options that are handed to the task
     help="Quantize every layer's input to 2 to 8 bits; of several, such as 16,8,6,4, each layer has its own.  [16]",
 )
 @click.option("--workers", type=click.IntRange(1), help="Processes; the result does not depend on it.  [one per CPU]")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="A network that takes longer failed.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Measure on the workers of a Dask scheduler: tcp://host:port.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto takes cuda if present.")
 @click.option("--data", type=click.Path(), help="Data folder, for tasks that take one.")
 @click.option("--checkpoint", type=click.Path(), help="Weights file, for tasks that take one.")
 @click.option("--download", is_flag=True, help="Let the task download its data.")
-def search(task: str, run: Path | None, workers: int | None, device: str, **given: Any) -> None:
+def search(task: str, run: Path | None, device: str, **given: Any) -> None:
     """Search for compressed networks of TASK that no other beats, and measure them.
 
     TASK is a name that `emomc tasks` lists, or a function of your own as module:function or file.py:function.
@@ -95,7 +103,7 @@ def search(task: str, run: Path | None, workers: int | None, device: str, **give
     started = time.monotonic()
     threading.excepthook = _quiet_pool
     try:
-        evaluations = _run(folder, options, workers, device)
+        evaluations = _run(folder, options, device, {name: given[name] for name in _ENGINE})
         _report(folder, evaluations, time.monotonic() - started)
     except KeyboardInterrupt:
         raise Interrupted(_kept(folder)) from None
@@ -151,7 +159,7 @@ def settings_for(device: str) -> Settings:
     return Settings(device=device)
 
 
-def _run(folder: Path, options: Options, workers: int | None, device: str) -> int:
+def _run(folder: Path, options: Options, device: str, engine: Mapping[str, Any]) -> int:
     """Search; the number of evaluations."""
     from emomc.cli.progress import shown_progress
 
@@ -160,7 +168,7 @@ def _run(folder: Path, options: Options, workers: int | None, device: str) -> in
         from emomc.run import Session, run_search
 
         settings = settings_for(device)
-        with Session(folder, options, settings=settings, workers=workers, progress=tell) as session:
+        with Session(folder, options, settings=settings, progress=tell, **engine) as session:
             return len(run_search(session).evaluations)
 
 
@@ -172,6 +180,8 @@ def _report(folder: Path, evaluations: int, seconds: float) -> None:
     run, out = read_run(folder), console()
     print_run(run)
     out.print(f"This command took {duration(seconds)} for {evaluations} evaluations, those already measured included.")
+    for reason, count in run.summary.get("failures", {}).items():
+        out.print(f"{count} could not be measured: {reason}.")
     if not run.points:
         out.print("No network met the limits: raise --max-loss or relax constraints, with another --run folder.")
         return

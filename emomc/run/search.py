@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -193,6 +194,7 @@ class _Search:
             "objectives": [each.name for each in self._problem.objectives],
             "rank_correlation": outcome.rank_correlation,
             "evaluations": len(outcome.evaluations),
+            "failures": dict(Counter(session.failures.values())),
             "layers": list(session.space.layers),
             "genes": [gene.name for gene in session.space.genes],
         }

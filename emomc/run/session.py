@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.accuracy.activations import ZERO_IMAGES, input_sparsity
-from emomc.accuracy.evaluator import DENSE, Evaluator, Measurement, Settings
+from emomc.accuracy.evaluator import DENSE, FAILED, Evaluator, Measurement, Settings
 from emomc.accuracy.sensitivity import activation_table, plan_activation_probes, plan_probes, sensitivity_table
 from emomc.compression import CALIBRATED, Calibration
 from emomc.compression.bank import Bank
@@ -46,13 +47,14 @@ from emomc.run.lock import FolderLock
 from emomc.run.options import Options, check_same_run, write_options
 from emomc.run.store import Store
 from emomc.run.tables import cost_tables
-from emomc.run.workers import Job, Workers, default_workers
+from emomc.run.workers import Engine, Failure, Job, Workers, default_workers
 from emomc.search import STRATEGIES, Genomes
 
 Doubles = NDArray[np.float64]
 
 _FEWEST_CHANNELS = 8  # of a layer that may lose whole input channels: with fewer, prune ratios cannot be met
 _VERSION = 3  # raise when a change to measuring makes stored measurements stale
+_MAY_FAIL = ("measure", "probe")  # a search goes on without some of these
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)``: called as work gets done."""
 
@@ -73,6 +75,7 @@ class Session:
             ``(L, *space.shape)``.
         dense: the uncompressed network on the selection split.
         seconds_measuring: time spent on running networks, or on reading stored results.
+        failures: why measuring failed, by the key of what was to be measured.
         reference: energy (J) and size (B) of the uncompressed network in 32-bit floating point.
     """
 
@@ -86,6 +89,8 @@ class Session:
         constraints: Sequence[Constraint] = (),
         settings: Settings | None = None,
         workers: int | None = None,
+        time_limit: float | None = None,
+        scheduler: str | None = None,
         progress: Progress = silent,
     ) -> None:
         """Open a run folder, or create it.
@@ -98,6 +103,8 @@ class Session:
             constraints: further constraints.
             settings: how networks are evaluated.
             workers: processes; if not given, one per processor, or a single one on a GPU. Results do not depend on it.
+            time_limit: seconds that the measuring of one network may take; what takes longer counts as failed.
+            scheduler: address of a Dask scheduler whose workers measure in place of processes of this machine.
             progress: told of long work.
 
         Raises:
@@ -108,7 +115,9 @@ class Session:
         options = replace(options, objectives=names)
         self.folder, self.options, self._progress = Path(folder), options, progress
         self.seconds_measuring = 0.0
+        self.failures: dict[str, str] = {}
         self._settings = settings or Settings()
+        self._time_limit, self._scheduler = time_limit, scheduler
         count = workers or default_workers(self._settings.device)
         wanted = [load_objective(each) for each in chosen]
         bounds = [*(parse_constraint(text) for text in options.constraints), *constraints]
@@ -123,7 +132,7 @@ class Session:
         self.space = _space(options, self.accelerator, self.network)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.folder)
-        self._workers: Workers | None = None
+        self._workers: Engine | None = None
         self._store: Store | None = None
         try:
             check_same_run(self.folder, options, self.task.fingerprint)
@@ -154,11 +163,18 @@ class Session:
         evaluator = Evaluator(
             self.task.module, self.network, self.task.splits, self.bank, self.task.error, self._settings
         )
-        self._workers = Workers(evaluator, workers)
+        self._workers = self._engine(evaluator, workers)
         self.dense = Measurement(**self.run_jobs([Job("measure_dense", ("selection",))], "measuring the network")[0])
         self.sensitivities = self._probe()
         limit = Constraint(load_objective("error"), self.dense.error + self.options.max_loss)
         self.problem = CompressionProblem(self.costs, self.errors, objectives, [limit, *constraints])
+
+    def _engine(self, evaluator: Evaluator, workers: int) -> Engine:
+        if self._scheduler is None:
+            return Workers(evaluator, workers, self._time_limit)
+        from emomc.run.dask_workers import DaskWorkers
+
+        return DaskWorkers(evaluator, self._scheduler, self.folder, self._time_limit)
 
     def _calibration(self) -> Calibration:
         return Calibration(self.task.module, self.network, self.task.splits.calibration.inputs)
@@ -190,12 +206,15 @@ class Session:
     def measure(self, genomes: Genomes, split: str = "selection") -> list[Measurement]:
         """Measurements of canonical genomes; those in the store are not measured again.
 
+        A network whose measuring failed has an error of NaN, and is not measured again either.
+
         Args:
             genomes: shape ``(n, n_var)``.
             split: ``"selection"`` while searching; the test split is measured by writing the front.
         """
         jobs = [Job("measure", (variants, split, widths)) for variants, widths in self.networks(genomes)]
-        return [Measurement(**result) for result in self.run_jobs(jobs, "")]
+        results = self.run_jobs(jobs, "")
+        return [FAILED if "failed" in result else Measurement(**result) for result in results]
 
     def networks(self, genomes: Genomes) -> list[tuple[tuple[int, ...], tuple[int, ...] | None]]:
         """What canonical genomes are to the evaluator: variants of the layers, and bits of their inputs or None."""
@@ -219,7 +238,7 @@ class Session:
         dense = (DENSE,) * self.space.n_layers
         jobs = [Job("probe", (tuple(row),)) for row in rows.tolist()]
         jobs += [Job("probe", (dense, tuple(row))) for row in widths.tolist()]
-        found = [result["divergence"] for result in self.run_jobs(jobs, "probing layers")]
+        found = [result.get("divergence", math.inf) for result in self.run_jobs(jobs, "probing layers")]
         table = sensitivity_table(self.bank, probes, found[: len(probes)])
         return table + activation_table(self.space, inputs, found[len(probes) :]) if inputs else table
 
@@ -232,20 +251,30 @@ class Session:
         results: dict[str, dict[str, Any]] = {}
         for key, job in zip(keys, jobs, strict=True):
             stored = self._store.get(key)
-            if stored is not None and (job.makes is None or job.makes.exists()):
+            if stored is not None and self._counts(stored) and (job.makes is None or job.makes.exists()):
                 results[key] = stored
         missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in results}
         done = len(jobs) - len(missing)
         self._progress(what, done, len(jobs))
         names = list(missing)
         for number, result in self._workers.run(list(missing.values())) if missing else ():
-            value = result if isinstance(result, dict) else _as_dict(result)
+            if isinstance(result, Failure) and missing[names[number]].method not in _MAY_FAIL:
+                raise EmomcError(
+                    f"{what}: {result.failed}. What was measured is kept; repeat the command to try again."
+                )
+            value = _as_dict(result)
             self._store.put(names[number], value, f"{missing[names[number]].method} {missing[names[number]].arguments}")
             results[names[number]] = value
             done += 1
             self._progress(what, done, len(jobs))
+        self.failures |= {key: result["failed"] for key, result in results.items() if "failed" in result}
         self.seconds_measuring += time.perf_counter() - start
         return [results[key] for key in keys]
+
+    def _counts(self, stored: dict[str, Any]) -> bool:
+        """Whether a stored result stands: one that took too long is tried again when it is given more time."""
+        seconds = stored.get("seconds")
+        return seconds is None or (self._time_limit is not None and self._time_limit <= seconds)
 
     def _key(self, job: Job) -> str:
         """Content key of a job: the task's weights and data, the bank, the settings and the job itself."""

@@ -1,4 +1,7 @@
-"""Worker processes that keep model and data resident; what travels to them is integers."""
+"""Worker processes that keep model and data resident; what travels to them is integers.
+
+A job that ends its process, takes longer than it may, or runs out of memory yields a `Failure` in place of a result.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,22 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import joblib
+from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from emomc.accuracy.evaluator import Evaluator
+from emomc.errors import EmomcError
+
+ENDED = "its process ended"
+LATE = "it took too long"
+MEMORY = "it ran out of memory"
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,29 @@ class Job:
     makes: Path | None = None
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What stands for the result of a job that has none.
+
+    Attributes:
+        failed: why, as part of a sentence.
+        seconds: time that it had, where that was too short.
+    """
+
+    failed: str
+    seconds: float | None = None
+
+
+class Engine(Protocol):
+    """Something that runs jobs on copies of one evaluator; results do not depend on which."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
+        """Results as (position of the job, result or `Failure`), in the order in which they are ready."""
+
+    def close(self) -> None:
+        """Forget the evaluator and remove its copy from the disk."""
+
+
 @lru_cache(maxsize=1)
 def _resident(path: str) -> Evaluator:
     """The evaluator of this process, loaded once."""
@@ -43,8 +75,67 @@ def _resident(path: str) -> Evaluator:
     return evaluator
 
 
-def _work(path: str, number: int, job: Job) -> tuple[int, Any]:
-    return number, getattr(_resident(path), job.method)(*job.arguments)
+_one_at_a_time = threading.Lock()  # an evaluator changes its copy of the network in place
+
+
+def work(path: str, number: int, job: Job, seconds: float | None = None) -> tuple[int, Any]:
+    """Do a job in this process, which ends where the job takes longer than it may.
+
+    Two files beside the evaluator tell those who wait: one that the job has begun, and one that it took too long. A
+    job that is given out again after it took too long is not begun again.
+
+    Args:
+        path: of the evaluator.
+        number: of the job, returned with the result.
+        job: what to do.
+        seconds: time that it may take; loading the evaluator does not count.
+    """
+    late = _mark(path, number, "late")
+    if late.exists():
+        return number, Failure(LATE, seconds)
+    with _one_at_a_time:
+        evaluator = _resident(path)
+        begun = _mark(path, number, "begun")
+        begun.touch()
+        try:
+            with _time_limit(late, seconds):
+                return number, getattr(evaluator, job.method)(*job.arguments)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            return number, Failure(MEMORY)
+        finally:
+            begun.unlink(missing_ok=True)
+
+
+def _mark(path: str, number: int, what: str) -> Path:
+    return Path(path).with_name(f"{number}.{what}")
+
+
+@contextmanager
+def _time_limit(late: Path, seconds: float | None) -> Iterator[None]:
+    """End this process after some time: what hangs in native code cannot be stopped in another way."""
+
+    def end() -> None:
+        late.touch()
+        os._exit(1)
+
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, torch's allocator or a GPU had no memory left; torch has no type of its own for the second."""
+    name = type(error).__name__
+    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "allocate memory" in str(error)
 
 
 @contextmanager
@@ -68,23 +159,70 @@ def default_workers(device: str) -> int:
 
 
 class Workers:
-    """Runs jobs on copies of one evaluator. With one worker they run in this process; results do not depend on it."""
+    """Runs jobs in processes of this machine.
 
-    def __init__(self, evaluator: Evaluator, count: int) -> None:
+    With one worker and no time limit they run in this process, where a job that ends its process ends the search.
+    """
+
+    def __init__(self, evaluator: Evaluator, count: int, seconds: float | None = None) -> None:
+        """Keep the evaluator where the processes find it.
+
+        Args:
+            evaluator: what jobs are methods of.
+            count: processes.
+            seconds: time that a job may take.
+        """
         self.count = count
+        self._seconds = seconds
         self._folder = Path(tempfile.mkdtemp(prefix="emomc-workers-"))
         self._path = str(self._folder / "evaluator.joblib")
         joblib.dump(evaluator, self._path)
+        self._jobs = 0
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
-        """Results as (position of the job, result), in the order in which they are ready."""
-        count = min(self.count, len(jobs))
-        parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered", pre_dispatch="all")
+        """As `Engine.run`.
+
+        When a process ends, all others of the pool end with it. What had begun then is done again one by one, so that
+        the job that is to blame is known; the others go on in a new pool.
+        """
+        first, self._jobs = self._jobs, self._jobs + len(jobs)
+        waiting = dict(enumerate(jobs, start=first))
+        fruitless = 0
+        while waiting:
+            for number, result in self._pooled(waiting, min(self.count, len(waiting))):
+                fruitless = 0
+                del waiting[number]
+                yield number - first, result
+            begun = [number for number in waiting if _mark(self._path, number, "begun").exists()]
+            fruitless = 0 if begun else fruitless + 1
+            if waiting and fruitless > 1:
+                raise EmomcError(
+                    "worker processes end before they have begun to work, for lack of memory perhaps. Give fewer of "
+                    "them with --workers."
+                )
+            for number in begun:
+                yield number - first, self._alone(number, waiting.pop(number))
+
+    def _pooled(self, jobs: Mapping[int, Job], count: int) -> Iterator[tuple[int, Any]]:
+        """Results until all are there, or a process has ended."""
+        # joblib does the jobs of a single process in this one, which a time limit would end
+        apart = self._seconds is not None and count == 1
+        parallel = joblib.Parallel(
+            n_jobs=2 if apart else count, return_as="generator_unordered", pre_dispatch=1 if apart else "all"
+        )
         with _interrupts_ignored():
-            results = parallel(joblib.delayed(_work)(self._path, number, job) for number, job in enumerate(jobs))
-        yield from results
+            results = parallel(joblib.delayed(work)(self._path, *entry, self._seconds) for entry in list(jobs.items()))
+        with suppress(BrokenProcessPool):
+            yield from results
+
+    def _alone(self, number: int, job: Job) -> Any:
+        late = _mark(self._path, number, "late")
+        if not late.exists():
+            for _, result in self._pooled({number: job}, 2):
+                return result
+        return Failure(LATE, self._seconds) if late.exists() else Failure(ENDED)
 
     def close(self) -> None:
-        """Forget the evaluator and remove its copy from the disk."""
+        """As `Engine.close`."""
         _resident.cache_clear()
         shutil.rmtree(self._folder, ignore_errors=True)

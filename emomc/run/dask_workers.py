@@ -1,0 +1,87 @@
+"""Workers of a Dask scheduler, on this machine or on others.
+
+The run folder and the cache folder must be visible to all of them under the same paths. Dask's messages are pickles:
+whoever reaches the scheduler can run any code on the workers, so it belongs in a trusted network only.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import joblib
+
+from emomc.accuracy.evaluator import Evaluator
+from emomc.errors import EmomcError
+from emomc.run.workers import ENDED, Failure, Job, work
+
+_PATIENCE = 30  # seconds until a scheduler and a first worker must have answered
+
+
+class DaskWorkers:
+    """Runs jobs on the workers of a scheduler. Each loads the evaluator once; then integers travel."""
+
+    def __init__(self, evaluator: Evaluator, address: str, folder: Path, seconds: float | None = None) -> None:
+        """Connect.
+
+        Args:
+            evaluator: what jobs are methods of.
+            address: of the scheduler, ``tcp://host:port``.
+            folder: of the run.
+            seconds: time that a job may take.
+
+        Raises:
+            EmomcError: the library is not installed, or no scheduler or no worker answers.
+        """
+        try:
+            self._dask = import_module("distributed")
+        except ImportError:
+            raise EmomcError("a scheduler needs Dask, which is not installed: pip install 'emomc[dask]'.") from None
+        self._seconds = seconds
+        try:
+            self._client = self._dask.Client(address, timeout=_PATIENCE, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise EmomcError(
+                f"no Dask scheduler answers at {address!r}: {error}. Start one with `dask scheduler`, and give the "
+                "address that it prints."
+            ) from None
+        try:
+            self._client.wait_for_workers(1, timeout=_PATIENCE)
+        except TimeoutError:
+            self._client.close()
+            raise EmomcError(
+                f"the Dask scheduler at {address} has no workers. Start some with "
+                f"`dask worker {address} --nworkers 2 --nthreads 1`."
+            ) from None
+        self._folder = Path(tempfile.mkdtemp(prefix=".workers-", dir=folder.resolve()))
+        self._path = str(self._folder / "evaluator.joblib")
+        joblib.dump(evaluator, self._path)
+        self._jobs = 0
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
+        """As `emomc.run.workers.Engine.run`; a job whose workers end several times has failed."""
+        first, self._jobs = self._jobs, self._jobs + len(jobs)
+        futures = {
+            self._client.submit(work, self._path, first + number, job, self._seconds, pure=False): number
+            for number, job in enumerate(jobs)
+        }
+        try:
+            for future in self._dask.as_completed(futures):
+                yield futures[future], self._result(future)
+        finally:
+            self._client.cancel(list(futures))
+
+    def _result(self, future: Any) -> Any:
+        try:
+            return future.result()[1]
+        except self._dask.scheduler.KilledWorker:
+            return Failure(ENDED)
+
+    def close(self) -> None:
+        """As `emomc.run.workers.Engine.close`; scheduler and workers go on, for others."""
+        self._client.close()
+        shutil.rmtree(self._folder, ignore_errors=True)

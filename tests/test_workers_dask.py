@@ -1,0 +1,86 @@
+"""Dask as the engine: a real scheduler, two worker processes, one of them killed while it works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import emomc
+from emomc.run.dask_workers import DaskWorkers
+from emomc.run.workers import ENDED, LATE, Failure, Job
+from tests.conftest import ROOT
+from tests.workers_toy import Toy
+
+pytestmark = pytest.mark.skipif(find_spec("distributed") is None, reason="needs the extra 'dask'")
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a scheduler with two worker processes, started by the documented commands."""
+    folder = tmp_path_factory.mktemp("dask")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    command = [sys.executable, "-m", "dask"]
+    file = folder / "scheduler.json"
+    options = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = [
+        subprocess.Popen(
+            [*command, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)], **options
+        ),
+        subprocess.Popen(
+            [*command, "worker", "--scheduler-file", str(file), "--nworkers", "2", "--nthreads", "1", "--no-dashboard"],
+            **options,
+        ),
+    ]
+    from distributed import Client
+
+    client = Client(scheduler_file=str(file), timeout=60, set_as_default=False)
+    client.wait_for_workers(2, timeout=60)
+    yield client.scheduler.address
+    client.close()
+    for process in reversed(started):
+        process.terminate()
+    for process in started:
+        process.wait(30)
+
+
+def test_jobs_go_on_when_a_worker_is_killed_and_what_cannot_be_done_has_failed(scheduler: str, tmp_path: Path) -> None:
+    workers = DaskWorkers(Toy(), scheduler, tmp_path, seconds=5.0)  # type: ignore[arg-type]
+    try:
+        pids = set(dict(workers.run([Job("pid", ()) for _ in range(8)])).values())
+        assert len(pids) == 2
+        jobs = [Job("square", (number,)) for number in range(40)]
+        found = {}
+        for number, result in workers.run(jobs):
+            if not found:
+                os.kill(min(pids), signal.SIGKILL)
+            found[number] = result
+        assert found == {number: number**2 for number in range(40)}
+        bad = [Job("square", (3,)), Job("die", ()), Job("hang", (600.0,)), Job("square", (4,))]
+        assert dict(workers.run(bad)) == {0: 9, 1: Failure(ENDED), 2: Failure(LATE, 5.0), 3: 16}
+    finally:
+        workers.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_leaves_the_same_files_as_on_this_machine(scheduler: str, tmp_path: Path) -> None:
+    options = emomc.Options("digits", budget=6, seed=2, points=3)
+    for name, engine in {"own": {"workers": 1}, "dask": {"scheduler": scheduler}}.items():
+        with emomc.Session(tmp_path / name, options, **engine) as session:  # type: ignore[arg-type]
+            emomc.run_search(session)
+    for file in ("front.csv", "history.csv"):
+        assert (tmp_path / "dask" / file).read_bytes() == (tmp_path / "own" / file).read_bytes()
+
+
+def test_an_address_without_a_scheduler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emomc.run.dask_workers._PATIENCE", 1)
+    with pytest.raises(emomc.EmomcError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'.*dask scheduler"):
+        DaskWorkers(Toy(), "tcp://127.0.0.1:9", tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(emomc.EmomcError, match="no Dask scheduler answers at 'nowhere at all'"):
+        DaskWorkers(Toy(), "nowhere at all", tmp_path)  # type: ignore[arg-type]
