@@ -17,7 +17,7 @@ import joblib
 
 from emomc.accuracy.evaluator import Evaluator
 from emomc.errors import EmomcError
-from emomc.run.workers import ENDED, Failure, Job, work
+from emomc.run.workers import ENDED, LATE, Failure, Job, mark, work
 
 _PATIENCE = 30  # seconds until a scheduler and a first worker must have answered
 
@@ -65,21 +65,32 @@ class DaskWorkers:
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
         """As `emomc.run.workers.Engine.run`; a job whose workers end several times has failed."""
         first, self._jobs = self._jobs, self._jobs + len(jobs)
-        futures = {
-            self._client.submit(work, self._path, first + number, job, self._seconds, pure=False): number
-            for number, job in enumerate(jobs)
-        }
+        futures = {self._submit(first + number, job): number for number, job in enumerate(jobs)}
+        ready = self._dask.as_completed(list(futures), loop=self._client.loop)
         try:
-            for future in self._dask.as_completed(futures):
-                yield futures[future], self._result(future)
+            for future in ready:
+                number = futures.pop(future)
+                try:
+                    result = future.result()[1]
+                except self._dask.scheduler.KilledWorker:
+                    result = self._blame(first + number)
+                if result is None:
+                    again = self._submit(first + number, jobs[number])
+                    futures[again] = number
+                    ready.add(again)
+                else:
+                    yield number, result
         finally:
             self._client.cancel(list(futures))
 
-    def _result(self, future: Any) -> Any:
-        try:
-            return future.result()[1]
-        except self._dask.scheduler.KilledWorker:
-            return Failure(ENDED)
+    def _submit(self, number: int, job: Job) -> Any:
+        return self._client.submit(work, self._path, number, job, self._seconds, pure=False)
+
+    def _blame(self, number: int) -> Failure | None:
+        """Why a job failed that was lost with its workers; None where it was only waiting in them."""
+        if mark(self._path, number, "late").exists():
+            return Failure(LATE, self._seconds)
+        return Failure(ENDED) if mark(self._path, number, "begun").exists() else None
 
     def close(self) -> None:
         """As `emomc.run.workers.Engine.close`; scheduler and workers go on, for others."""

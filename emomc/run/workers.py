@@ -90,12 +90,12 @@ def work(path: str, number: int, job: Job, seconds: float | None = None) -> tupl
         job: what to do.
         seconds: time that it may take; loading the evaluator does not count.
     """
-    late = _mark(path, number, "late")
+    late = mark(path, number, "late")
     if late.exists():
         return number, Failure(LATE, seconds)
     with _one_at_a_time:
         evaluator = _resident(path)
-        begun = _mark(path, number, "begun")
+        begun = mark(path, number, "begun")
         begun.touch()
         try:
             with _time_limit(late, seconds):
@@ -108,7 +108,8 @@ def work(path: str, number: int, job: Job, seconds: float | None = None) -> tupl
             begun.unlink(missing_ok=True)
 
 
-def _mark(path: str, number: int, what: str) -> Path:
+def mark(path: str, number: int, what: str) -> Path:
+    """File that tells about a job: ``what`` is ``begun`` or ``late``."""
     return Path(path).with_name(f"{number}.{what}")
 
 
@@ -193,7 +194,7 @@ class Workers:
                 fruitless = 0
                 del waiting[number]
                 yield number - first, result
-            begun = [number for number in waiting if _mark(self._path, number, "begun").exists()]
+            begun = [number for number in waiting if mark(self._path, number, "begun").exists()]
             fruitless = 0 if begun else fruitless + 1
             if waiting and fruitless > 1:
                 raise EmomcError(
@@ -216,7 +217,7 @@ class Workers:
             yield from results
 
     def _alone(self, number: int, job: Job) -> Any:
-        late = _mark(self._path, number, "late")
+        late = mark(self._path, number, "late")
         if not late.exists():
             for _, result in self._pooled({number: job}, 2):
                 return result
