@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc import CompressionProblem, front_of, hypervolume
-from emomc.benchmarks.methods import Trace
+from emomc.benchmarks.environment import RESULTS
+from emomc.benchmarks.methods import METHODS, Trace
 
 Doubles = NDArray[np.float64]
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -55,6 +57,25 @@ def at(curves: Sequence[Mapping[str, Any]], step: int) -> Doubles:
     """Quality after a number of evaluations, one per seed that got so far."""
     position = STEPS.index(step)
     return np.array([each["quality"][position] for each in curves if len(each["quality"]) > position])
+
+
+def known_curves(name: str, *path: str) -> dict[str, list[dict[str, Any]]]:
+    """Curves of all methods that ``results/NAME.json`` holds, so that single methods can be run again.
+
+    Args:
+        name: of the results.
+        path: keys that lead to the curves.
+    """
+    file = RESULTS / f"{name}.json"
+    found: Any = json.loads(file.read_text()) if file.exists() else {}
+    for key in (*path, "curves"):
+        found = found.get(key, {})
+    return {method: found[method] for method in METHODS if method in found}
+
+
+def in_order(curves: Curves) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """The curves in the order in which methods are listed."""
+    return {method: curves[method] for method in METHODS if method in curves}
 
 
 def table(curves: Curves, steps: Sequence[int]) -> list[str]:

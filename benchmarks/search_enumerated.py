@@ -31,7 +31,7 @@ from torch.nn import functional
 
 import emomc
 from emomc import coding
-from emomc.benchmarks.curves import box_quality, curve, table
+from emomc.benchmarks.curves import box_quality, curve, in_order, known_curves, table
 from emomc.benchmarks.environment import RESULTS, write_results
 from emomc.benchmarks.methods import METHODS, spend
 from emomc.compression.glue import make_storable
@@ -145,7 +145,7 @@ class Table:
         """Measured errors, ``(n,)``."""
         parts = np.moveaxis(self.space.split(genomes), 2, 0)
         options = self.options[(np.arange(self.space.n_layers), *parts)]
-        return np.asarray(self.wrong[tuple(options.T)] / self.images)
+        return np.asarray(self.wrong[tuple(options.T)] / np.float64(self.images))
 
     def task(self) -> SearchTask:
         """What a search is given."""
@@ -264,22 +264,21 @@ def main() -> None:
         return
     stored = Table.load(path)
     front = stored.exact_front
-    curves: dict[str, list[dict[str, Any]]] = {method: [] for method in arguments.methods}
     for method in arguments.methods:
+        found = []
         for seed in arguments.seeds:
             trace = spend(method, stored.task(), stored.errors, BUDGET, seed)
-            quality = box_quality(front)
-            curves[method].append(curve(stored.task().problem, trace, seed, quality, BUDGET))
-        print(table({method: curves[method]}, SHOWN)[-1], flush=True)
-    results = {
-        "networks": int(stored.space.size),
-        "images": stored.images,
-        "dense_error": stored.dense_wrong / stored.images,
-        "exact_front_points": len(front),
-        "table": table(curves, SHOWN),
-        "curves": curves,
-    }
-    print(write_results(NAME, results))
+            found.append(curve(stored.task().problem, trace, seed, box_quality(front), BUDGET))
+        curves = in_order({**known_curves(NAME), method: found})
+        results = {
+            "networks": int(stored.space.size),
+            "images": stored.images,
+            "dense_error": stored.dense_wrong / stored.images,
+            "exact_front_points": len(front),
+            "table": table(curves, SHOWN),
+            "curves": curves,
+        }
+        print(write_results(NAME, results), table({method: found}, SHOWN)[-1], flush=True)
 
 
 if __name__ == "__main__":

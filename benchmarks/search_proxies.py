@@ -5,7 +5,7 @@ Parzen estimator at 100, as its own time grows with the square of the evaluation
 
     python -m benchmarks.search_proxies
 
-Results go to benchmarks/results/search_proxies.json.
+Results go to benchmarks/results/search_proxies.json; what is not run again, such as other methods, stays there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import time
 from typing import Any
 
-from emomc.benchmarks.curves import curve, table
+from emomc.benchmarks.curves import curve, in_order, known_curves, table
 from emomc.benchmarks.environment import write_results
 from emomc.benchmarks.methods import METHODS, spend
 from emomc.benchmarks.proxies import NOISE, PROXIES
@@ -32,22 +32,28 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments = parser.parse_args()
-    problems: dict[str, Any] = {}
     for name in arguments.proxies:
-        curves: dict[str, list[dict[str, Any]]] = {method: [] for method in arguments.methods}
-        points = []
-        start = time.perf_counter()
-        for seed in arguments.seeds:
-            proxy = PROXIES[name](seed)
-            points.append(len(proxy.exact_front))
-            task = proxy.task(seed)
-            for method in arguments.methods:
-                budget = BUDGETS.get(method, BUDGET)
+        proxies = {seed: PROXIES[name](seed) for seed in arguments.seeds}
+        for method in arguments.methods:
+            start, budget = time.perf_counter(), BUDGETS.get(method, BUDGET)
+            found = []
+            for seed, proxy in proxies.items():
+                task = proxy.task(seed)
                 trace = spend(method, task, proxy.errors, budget, seed)
-                curves[method].append(curve(task.problem, trace, seed, proxy.quality, budget))
-        problems[name] = {"exact_front_points": points, "table": table(curves, SHOWN), "curves": curves}
-        print(f"{name}, {time.perf_counter() - start:.0f} s", *table(curves, SHOWN), sep="\n", flush=True)
-    print(write_results(NAME, {"noise": NOISE, "problems": problems}))
+                found.append(curve(task.problem, trace, seed, proxy.quality, budget))
+            _store(name, method, found)
+            print(f"{name}, {time.perf_counter() - start:.0f} s:", table({method: found}, SHOWN)[-1], flush=True)
+
+
+def _store(proxy: str, method: str, found: list[dict[str, Any]]) -> None:
+    problems = {}
+    for name in PROXIES:
+        curves = known_curves(NAME, "problems", name)
+        if name == proxy:
+            curves = in_order({**curves, method: found})
+        if curves:
+            problems[name] = {"table": table(curves, SHOWN), "curves": curves}
+    write_results(NAME, {"noise": NOISE, "problems": problems})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""What a search costs beside its evaluations, and what further workers bring, as ratios within one run.
+
+    python -m benchmarks.search_speed
+
+Engines take turns on the same evaluations, so that all see the same machine; the median of the paired ratios counts.
+Dask is measured where it is installed (``pip install emomc[dask]``). Results: benchmarks/results/search_speed.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pymoo.algorithms.moo.nsga2 import NSGA2
+
+import emomc
+from emomc.accuracy.predictor import AdditivePredictor
+from emomc.benchmarks.environment import write_results
+from emomc.benchmarks.proxies import PROXIES
+
+POPULATION = 200
+GENERATIONS = 20
+NETWORKS = 24  # measured by every engine in every round
+
+
+def generation_seconds() -> dict[str, float]:
+    """One generation of NSGA-II on predicted errors and exact costs, and the front and hypervolume of what it has."""
+    found = {}
+    for name, make in PROXIES.items():
+        proxy = make(0)
+        task = proxy.task(0)
+        predictor = AdditivePredictor(proxy.space, task.sensitivities, task.dense_error)
+        known = proxy.space.random(100, np.random.default_rng(0))
+        predictor.fit(known, proxy.errors(known))
+        problem = task.problem.with_errors(lambda genomes, own=predictor: own.predict(genomes)[0])  # type: ignore[misc]
+        initial = proxy.space.random(POPULATION, np.random.default_rng(1))
+        algorithm = NSGA2(pop_size=POPULATION, sampling=initial, **emomc.genome_operators(proxy.space))
+        algorithm.setup(problem, seed=0, termination=("n_gen", GENERATIONS + 1))
+        algorithm.next()
+        seconds = []
+        while algorithm.has_next():
+            start = time.perf_counter()
+            algorithm.next()
+            values = algorithm.pop.get("F")
+            emomc.hypervolume(values[emomc.front_of(values)], values.max(axis=0) + 1)
+            seconds.append(time.perf_counter() - start)
+        found[name] = statistics.median(seconds)
+    return found
+
+
+@contextmanager
+def dask_cluster(folder: Path) -> Iterator[str]:
+    """Address of a scheduler with two worker processes on this machine, started as a user starts them."""
+    from importlib import import_module
+
+    file = str(folder / "scheduler.json")
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    dask = [sys.executable, "-m", "dask"]
+    scheduler = subprocess.Popen([*dask, "scheduler", "--port", "0", "--scheduler-file", file], **quiet)
+    worker = subprocess.Popen(
+        [*dask, "worker", "--scheduler-file", file, "--nworkers", "2", "--nthreads", "1"], **quiet
+    )
+    try:
+        client = import_module("distributed").Client(scheduler_file=file, timeout=60, set_as_default=False)
+        client.wait_for_workers(2, timeout=60)
+        yield client.scheduler.address
+        client.close()
+    finally:
+        for process in (worker, scheduler):
+            process.terminate()
+            process.wait(30)
+
+
+def engine_seconds(rounds: int) -> dict[str, list[float]]:
+    """Wall time of the same evaluations by one worker, two, and two of Dask, in turns."""
+    seconds: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        engines: dict[str, dict[str, Any]] = {"one": {"workers": 1}, "two": {"workers": 2}}
+        if find_spec("distributed") is not None:
+            engines["dask"] = {"scheduler": stack.enter_context(dask_cluster(folder))}
+        sessions = {
+            name: stack.enter_context(emomc.Session(folder / name, emomc.Options("digits"), **engine))
+            for name, engine in engines.items()
+        }
+        rng = np.random.default_rng(0)
+        for number in range(rounds + 1):
+            for name, session in sessions.items():
+                genomes = session.space.random(NETWORKS, rng)  # new ones, as what was measured is not measured again
+                elapsed = _seconds(lambda session=session, genomes=genomes: session.measure(genomes))  # type: ignore[misc]
+                if number:  # in the first round workers load network and data
+                    seconds.setdefault(name, []).append(elapsed)
+    return seconds
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure and write results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {"generation_seconds": generation_seconds()}
+    print(results, flush=True)
+    seconds = engine_seconds(arguments.rounds)
+    pairs = {"two_over_one": ("one", "two"), "dask_over_two": ("two", "dask")}
+    for name, (slow, fast) in pairs.items():
+        if fast in seconds:
+            ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
+            results[name] = {"median": statistics.median(ratios), "rounds": ratios}
+            print(name, results[name], flush=True)
+    print(write_results("search_speed", {"networks_per_round": NETWORKS, **results}))
+
+
+if __name__ == "__main__":
+    main()
