@@ -59,6 +59,13 @@ def at(curves: Sequence[Mapping[str, Any]], step: int) -> Doubles:
     return np.array([each["quality"][position] for each in curves if len(each["quality"]) > position])
 
 
+def known(name: str) -> dict[str, Any]:
+    """What ``results/NAME.json`` holds; nothing if it does not exist."""
+    file = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
 def known_curves(name: str, *path: str) -> dict[str, list[dict[str, Any]]]:
     """Curves of all methods that ``results/NAME.json`` holds, so that single methods can be run again.
 
@@ -66,8 +73,7 @@ def known_curves(name: str, *path: str) -> dict[str, list[dict[str, Any]]]:
         name: of the results.
         path: keys that lead to the curves.
     """
-    file = RESULTS / f"{name}.json"
-    found: Any = json.loads(file.read_text()) if file.exists() else {}
+    found: Any = known(name)
     for key in (*path, "curves"):
         found = found.get(key, {})
     return {method: found[method] for method in METHODS if method in found}

@@ -4,26 +4,37 @@
 
 So that 2,000 evaluations fit into half an hour of one core, a network is measured on 256 selection images, with one
 strength of statistics correction on 64 images. All methods share one session, so that no network is measured twice.
-Killing it and repeating the command continues it. Results go to benchmarks/results/search_resnet20.json.
+Killing it and repeating the command continues it. Results go to benchmarks/results/search_resnet20.json; methods that
+are not run again stay there.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import emomc
+from emomc.accuracy.predictor import rank_correlation
+from emomc.benchmarks.curves import curve, in_order, known, known_curves, table
+from emomc.benchmarks.environment import write_results
 from emomc.benchmarks.methods import METHODS, Trace, spend
 from emomc.search import SearchTask
+
+Doubles = NDArray[np.float64]
 
 NAME = "search_resnet20"
 TASK = "cifar10-resnet20"
 IMAGES = 256
 SETTINGS = emomc.Settings(strengths=(1.0,), calibration=64)
 BUDGET = 100
+SHOWN = (40, 100, 500, 1000, 2000)
 LONG = 2000  # of the unseeded search that ours is compared with
 
 
@@ -37,12 +48,11 @@ def open_session(folder: Path, data: str | None) -> emomc.Session:
     return emomc.Session(folder, options, task=task, settings=SETTINGS, workers=1)
 
 
-def measured(session: emomc.Session, method: str, budget: int, seed: int) -> Trace:
+def measured(session: emomc.Session, task: SearchTask, method: str, budget: int, seed: int) -> Trace:
     """What one method measures; what the store holds already is not measured again."""
-    task = SearchTask(session.problem, session.sensitivities, session.dense.error, session.dense.samples)
     start, done = time.perf_counter(), 0
 
-    def measure(genomes: Any) -> Any:
+    def measure(genomes: NDArray[np.int64]) -> Doubles:
         nonlocal done
         errors = session.errors(genomes)
         before, done = done, done + len(genomes)
@@ -53,21 +63,66 @@ def measured(session: emomc.Session, method: str, budget: int, seed: int) -> Tra
     return spend(method, task, measure, budget, seed)
 
 
+def qualities(session: emomc.Session) -> dict[str, Callable[[Doubles], float]]:
+    """Ways to say how good objectives ``(n, 3)`` are; the worst of interest is the dense network in 32-bit floats.
+
+    "plain" is the hypervolume that runs report. In it everything below a tenth of the dense network's costs is a
+    tenth of the box. "ratios" counts costs by their logarithm, down to a hundredth, so that twice as small is as good
+    anywhere.
+    """
+    most = session.dense.error + session.options.max_loss
+    worst = np.array([most, session.reference["energy"], session.reference["size"]])
+
+    def ratios(values: Doubles) -> float:
+        costs = 1 + np.log(values[:, 1:] / worst[1:]) / np.log(100)
+        loss = (values[:, :1] - session.dense.error) / session.options.max_loss
+        return emomc.hypervolume(np.maximum(np.concatenate([loss, costs], axis=1), 0), np.ones(3))
+
+    return {"plain": lambda values: emomc.hypervolume(values, worst), "ratios": ratios}
+
+
+def ranks(trace: Trace, dense_error: float) -> dict[str, float | int]:
+    """Kendall's tau of errors predicted before they were measured: over all, and within 3 points of the dense error."""
+    near = trace.errors <= dense_error + 0.03
+    return {
+        "all": rank_correlation(trace.predicted, trace.errors),
+        "near": rank_correlation(trace.predicted[near], trace.errors[near]),
+        "networks_near": int(near.sum()),
+    }
+
+
 def main() -> None:
     """Run the methods over the seeds and write results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder with cifar10/ and checkpoints/; else EMOMC_DATA")
     parser.add_argument("--run", type=Path, default=Path("runs") / NAME, help="folder of the measurements")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--long-seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--long", type=int, default=LONG, help="evaluations of the unseeded NSGA-II")
     arguments = parser.parse_args()
     with open_session(arguments.run, arguments.data) as session:
+        task = SearchTask(session.problem, session.sensitivities, session.dense.error, session.dense.samples)
         print(f"opened; dense error {session.dense.error}", flush=True)
         for method in arguments.methods:
-            for seed in arguments.seeds:
-                long = method == "unseeded NSGA-II" and seed in arguments.long_seeds
-                measured(session, method, LONG if long else BUDGET, seed)
+            budget = arguments.long if method == "unseeded NSGA-II" else BUDGET
+            traces = {seed: measured(session, task, method, budget, seed) for seed in arguments.seeds}
+            store(session, method, budget, traces)
+
+
+def store(session: emomc.Session, method: str, budget: int, traces: Mapping[int, Trace]) -> None:
+    """Add a method to the results."""
+    results: dict[str, Any] = {
+        "images": IMAGES,
+        "dense_error": session.dense.error,
+        "rank_correlation": known(NAME).get("rank_correlation", []),
+    }
+    for name, quality in qualities(session).items():
+        found = [curve(session.problem, trace, seed, quality, budget) for seed, trace in traces.items()]
+        curves = in_order({**known_curves(NAME, name), method: found})
+        results[name] = {"table": table(curves, SHOWN), "curves": curves}
+    if method == "emomc":
+        results["rank_correlation"] = [{"seed": s, **ranks(t, session.dense.error)} for s, t in traces.items()]
+    print(write_results(NAME, results), *results["ratios"]["table"], sep="\n", flush=True)
 
 
 if __name__ == "__main__":
