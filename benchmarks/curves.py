@@ -79,7 +79,7 @@ def known_curves(name: str, *path: str) -> dict[str, list[dict[str, Any]]]:
     return {method: found[method] for method in METHODS if method in found}
 
 
-def in_order(curves: Curves) -> dict[str, Sequence[Mapping[str, Any]]]:
+def in_order(curves: Curves) -> dict[str, Any]:
     """The curves in the order in which methods are listed."""
     return {method: curves[method] for method in METHODS if method in curves}
 

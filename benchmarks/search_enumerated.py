@@ -39,7 +39,7 @@ from emomc.problems import CostTables, load_objective
 from emomc.search import SearchTask
 
 Doubles = NDArray[np.float64]
-Genomes = NDArray[np.int64]
+Genomes = NDArray[np.integer]
 
 NAME = "search_enumerated"
 GENES = {"prune_ratio": (0.0, 0.4, 0.6, 0.8), "bit_width": (8, 4, 3, 2), "shared_values": (0,)}
