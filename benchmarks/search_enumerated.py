@@ -244,9 +244,9 @@ def enumerate_space(path: Path) -> None:
         start = time.perf_counter()
         found = measure_everything(session)
         print(f"measured in {time.perf_counter() - start:.0f} s", flush=True)
-        different = int((found.errors(genomes) != measured).sum())
-        if different:
-            raise SystemExit(f"{different} of {CHECKED} networks differ from what a session measures")
+        largest = np.abs(found.errors(genomes) - measured).max() * found.images
+        if largest > 0.01:  # images; the mean of as many errors is rounded in another way
+            raise SystemExit(f"networks differ from what a session measures, by up to {largest:.2f} images")
     found.save(path)
     print(f"{path}: {path.stat().st_size} bytes")
 
