@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from emomc.accuracy import Measurement, Settings, Split, Splits
     from emomc.coding import NetworkFile, read_network
+    from emomc.compression import Shrunk, shrink
     from emomc.errors import EmomcError
     from emomc.export import (
         CompressedFile,
@@ -58,6 +59,7 @@ _HOMES = {
         "NetworkFile",
         "read_network",
     ),
+    "emomc.compression": ("Shrunk", "shrink"),
     "emomc.errors": ("EmomcError",),
     "emomc.export": (
         "CompressedFile",
@@ -167,6 +169,7 @@ __all__ = [
     "SearchSpace",
     "Session",
     "Settings",
+    "Shrunk",
     "Sparsity",
     "Split",
     "Splits",
@@ -196,6 +199,7 @@ __all__ = [
     "read_network",
     "resnet",
     "run_search",
+    "shrink",
     "task_names",
     "to_zigzag",
     "trace",

@@ -39,9 +39,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="In ONNX: integers and codebooks, or 32-bit floats.",
 )
+@click.option("--shrink", is_flag=True, help="Remove channels that no layer reads, for good; emomc files only.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def export(
-    source: Path, point: str | None, out: Path, kind: str, weights: Literal["coded", "dense"], force: bool
+    source: Path, point: str | None, out: Path, kind: str, weights: Literal["coded", "dense"], shrink: bool, force: bool
 ) -> None:
     """Write SOURCE to a file of its own: POINT of the folder of a run, or a compressed file.
 
@@ -51,6 +52,7 @@ def export(
     \b
     Examples:
       emomc export runs/digits p03 --out digits.emomc
+      emomc export runs/digits p03 --out digits.emomc --shrink
       emomc export runs/digits p03 --out digits.onnx --to onnx
       emomc export digits.emomc --out digits.pt --to state-dict
 
@@ -61,8 +63,14 @@ def export(
     path = _file_of(source, point)
     if out.exists() and (not force or out.is_dir() or out.samefile(path)):
         raise EmomcError(f"{out} exists. Choose another name, or replace it with --force.")
+    if shrink and kind != "emomc":
+        raise EmomcError("--shrink goes with --to emomc; what it writes can be exported again.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    if kind == "emomc":
+    if shrink:
+        from emomc.export import shrink_file
+
+        shrink_file(path, out)
+    elif kind == "emomc":
         shutil.copyfile(path, out)
     else:
         from emomc.export import export_onnx, export_state_dict

@@ -20,6 +20,7 @@ from emomc.compression.quantization import AffineTensor, quantize_affine, quanti
 from emomc.compression.ranges import InputDistribution, collect_inputs, fit_grid
 from emomc.compression.sequence import Setting, compress_in_order
 from emomc.compression.sharing import cluster_nonzero, kmeans_1d, share_values
+from emomc.compression.shrinking import Kept, Shrunk, shrink
 
 __all__ = [
     "CALIBRATED",
@@ -30,9 +31,11 @@ __all__ = [
     "Calibration",
     "InputDistribution",
     "InputQuantizer",
+    "Kept",
     "Method",
     "OutputError",
     "Setting",
+    "Shrunk",
     "attach_quantizers",
     "cluster_nonzero",
     "cluster_obs",
@@ -57,4 +60,5 @@ __all__ = [
     "save_network",
     "share_obs",
     "share_values",
+    "shrink",
 ]

@@ -14,6 +14,7 @@ from torch import nn
 from emomc import coding
 from emomc.compression.activations import ActivationGrid, attach_quantizers, grids_from_array, grids_to_array
 from emomc.compression.glue import load_arrays, load_tensor, stored_arrays, stored_keys
+from emomc.compression.narrow import narrow
 from emomc.errors import EmomcError
 from emomc.network import Network, trace
 
@@ -75,11 +76,12 @@ def load_network(file: coding.NetworkFile, build: Callable[[], nn.Module]) -> nn
     module = build().eval().requires_grad_(False)
     network = trace(module, torch.zeros(file.header[INPUT_SHAPE]))
     _check_names("layers", {layer.name for layer in network.layers}, set(file.blobs), file.path)
-    arrays = dict(file.arrays)
-    quantizers = arrays.pop(QUANTIZERS, None)
+    arrays = {key: array for key, array in file.arrays.items() if key != QUANTIZERS}
     _check_names("arrays", set(stored_keys(module, network)), set(arrays), file.path)
+    if _narrow(module, network, file):
+        network = trace(module, torch.zeros(file.header[INPUT_SHAPE]))
     load_arrays(module, arrays)
-    attach_quantizers(module, network, {} if quantizers is None else _grids(network, quantizers, file.path))
+    attach_quantizers(module, network, read_grids(file, network) or {})
     state = module.state_dict()
     for layer in network.layers:
         weight = file.tensor(layer.name, layer.weight_shape).dequantize()
@@ -88,11 +90,30 @@ def load_network(file: coding.NetworkFile, build: Callable[[], nn.Module]) -> nn
     return module
 
 
-def _grids(network: Network, quantizers: NDArray[np.generic], path: Path) -> Grids:
+def read_grids(file: coding.NetworkFile, network: Network) -> Grids | None:
+    """The grids of a file's input quantizers, by layer name; None for a file without quantizers.
+
+    Raises:
+        EmomcError: they are damaged.
+    """
+    if QUANTIZERS not in file.arrays:
+        return None
     try:
-        return grids_from_array(network, quantizers)
+        return grids_from_array(network, file.arrays[QUANTIZERS])
     except EmomcError as error:
-        raise EmomcError(f"{path}: damaged network file: {error}") from None
+        raise EmomcError(f"{file.path}: damaged network file: {error}") from None
+
+
+def _narrow(module: nn.Module, network: Network, file: coding.NetworkFile) -> bool:
+    """Cut a module down to a file whose unread channels were removed; whether there was anything to cut."""
+    shapes = {key: array.shape for key, array in file.arrays.items()}
+    try:
+        for layer in network.layers:
+            shape = coding.describe_tensor(file.blobs[layer.name]).shape
+            shapes |= dict.fromkeys((layer.weight, *layer.aliases), shape)
+        return narrow(module, shapes)
+    except EmomcError as error:
+        raise EmomcError(f"{file.path}: {error}") from None
 
 
 def _check_names(what: str, expected: set[str], found: set[str], path: Path) -> None:

@@ -7,6 +7,7 @@ from emomc.export.loading import KNOWN_FACTORIES, load
 from emomc.export.measuring import measure_file
 from emomc.export.onnxfile import export_onnx
 from emomc.export.plain import export_state_dict
+from emomc.export.shrinking import shrink_file
 
 __all__ = [
     "IN_ORDER",
@@ -22,4 +23,5 @@ __all__ = [
     "load",
     "load_configuration",
     "measure_file",
+    "shrink_file",
 ]

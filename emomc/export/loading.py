@@ -45,7 +45,11 @@ def load(path: str | os.PathLike[str], build: Callable[[], nn.Module] | None = N
         >>> module = emomc.load("digits.emomc")
         >>> module = emomc.load("mine.emomc", build=MyNetwork)
     """
-    file = read_network(path)
+    return load_file(read_network(path), build)
+
+
+def load_file(file: NetworkFile, build: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """As `load`, from a file that has been read."""
     check_header(file)
     return load_network(file, build or builder(file))
 
