@@ -244,8 +244,57 @@ def test_each_codec_wins_somewhere() -> None:
         "csr": rows.ravel(),
         "coo": few,
         "huffman": np.resize(np.array([-90, -90, -90, -90, 7, 7, 31, 120], np.int16), 100),
+        "structured": pruned_gaussian(9216, 4, 0.0).reshape(32, 32, 9) * (np.arange(32) % 3 > 0)[:, None],
     }
     assert {name: smallest(values)[0].name for name, values in tensors.items()} == {name: name for name in CODECS}
+
+
+@st.composite
+def structured(draw: st.DrawFn) -> np.ndarray:
+    """Weights of any shape with some input channels gone, and N of every M neighbours left, for any N and M."""
+    shape = (draw(st.integers(1, 6)), draw(st.integers(1, 21)), *draw(st.sampled_from([(), (1, 1), (3, 3), (5,)])))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    values = rng.integers(-7, 8, shape).astype(np.int8)
+    m = draw(st.sampled_from([1, 2, 4, 8, 16]))
+    n = draw(st.integers(0, m))
+    for start in range(0, shape[1], m):
+        group = values[:, start : start + m]
+        group *= rng.random(group.shape).argsort(axis=1).argsort(axis=1) < n
+    values[:, rng.random(shape[1]) < draw(st.floats(0, 1))] = 0
+    return values
+
+
+@settings(max_examples=200, deadline=None)
+@given(structured())
+def test_structured_zeros_return_and_cost_no_more_than_unstructured_ones(values: np.ndarray) -> None:
+    codec = CODECS["structured"]
+    data = codec.encode(values)
+    np.testing.assert_array_equal(codec.decode(data, values.size), values.ravel())
+    assert codec.bits(values) == 8 * len(data)
+    winner, best = smallest(values)
+    assert len(best) == min([len(data)] + [len(other.encode(values.ravel())) for other in CODECS.values()])
+    np.testing.assert_array_equal(winner.decode(best, values.size), values.ravel())
+
+
+@pytest.mark.parametrize(("keep", "of", "limit"), [(2, 4, math.log2(6)), (1, 4, 2.0), (2, 8, math.log2(28))])
+def test_a_pattern_costs_the_logarithm_of_the_number_of_patterns(keep: int, of: int, limit: float) -> None:
+    """Bits of the positions in every group of neighbours; unstructured zeros would cost the entropy of their share."""
+    rng = np.random.default_rng(0)
+    kept = rng.random((64, 64 // of, of, 9)).argsort(axis=2).argsort(axis=2) < keep
+    values = np.where(kept.reshape(64, 64, 9), rng.choice([-3, -2, -1, 1, 2, 3], (64, 64, 9)), 0).astype(np.int8)
+    name, data = smallest(values)[0].name, smallest(values)[1]
+    groups = values.size / of
+    positions = 8 * len(data) - math.log2(6) * np.count_nonzero(values)
+    assert name == "structured"
+    assert limit - 0.01 < positions / groups < limit + 0.1
+    plain = CODECS["entropy"].bits(values.ravel()) - math.log2(6) * np.count_nonzero(values)
+    assert plain / groups > 1.2 * limit
+
+
+def test_channels_that_are_gone_are_nearly_free() -> None:
+    values = np.random.default_rng(0).choice([-3, -2, -1, 1, 2, 3], (64, 64, 9)).astype(np.int8)
+    values[:, ::2] = 0
+    assert 8 * len(smallest(values)[1]) < math.log2(6) * values.size / 2 + 64 + 8 * 24
 
 
 @given(st.lists(st.integers(0, 2**31), min_size=1, max_size=300), st.integers(400, TOTAL))
@@ -294,5 +343,5 @@ def test_damaged_payloads_decode_or_raise(name: str, data: st.DataObject) -> Non
             decoded = codec.decode(damaged, values.size)
         except EmomcError:
             continue
-        assert name in {"entropy", "huffman"} or damaged is not truncated
+        assert name in {"entropy", "huffman", "structured"} or damaged is not truncated
         assert decoded.shape == values.shape and decoded.dtype == np.int16

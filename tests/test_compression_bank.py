@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +16,10 @@ from numpy.typing import NDArray
 
 from emomc.coding import decode_tensor, encode_tensor
 from emomc.compression import METHODS, Bank, prune_magnitude
+from emomc.compression.cachelimit import bank_limit
 from emomc.errors import EmomcError
 from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, Gene, SearchSpace
+from tests.conftest import ROOT
 
 Floats = NDArray[np.float32]
 GENES = (
@@ -239,3 +245,91 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "bank").write_text("a file where the folder should be")
     with pytest.raises(EmomcError, match=r"bank/\w+.blobs cannot be written.*repeat"):
         Bank.open(tmp_path / "bank", layers(), SPACE)
+
+
+def test_a_build_that_is_killed_goes_on_where_it_stopped(bank: Bank, tmp_path: Path) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from emomc.compression import Bank
+from tests.test_compression_bank import SPACE, layers
+def told(done, total):
+    print(done, total, flush=True)
+    time.sleep(60)
+Bank.open(Path(sys.argv[1]), layers(), SPACE, progress=told)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"1 2\n"
+    process.kill()
+    process.communicate()
+    told: list[tuple[int, int]] = []
+    again = Bank.open(tmp_path, layers(), SPACE, progress=lambda *steps: told.append(steps))
+    assert told == [(2, 2)]
+    assert all_blobs(again) == all_blobs(bank)
+
+
+def test_the_folder_stays_within_its_limit_and_what_was_used_last_stays(tmp_path: Path) -> None:
+    def stems() -> set[str]:
+        return {path.stem for path in tmp_path.iterdir()}
+
+    def size(names: set[str]) -> int:
+        return sum(path.stat().st_size for path in tmp_path.iterdir() if path.stem in names)
+
+    def aged(names: set[str], seconds: int) -> None:
+        for name, suffix in itertools.product(names, (".index", ".blobs")):
+            then = (tmp_path / f"{name}{suffix}").stat().st_mtime - seconds
+            os.utime(tmp_path / f"{name}{suffix}", (then, then))
+
+    Bank.open(tmp_path, layers(0), SPACE)
+    first = stems()
+    Bank.open(tmp_path, layers(1), SPACE)
+    second = stems() - first
+    aged(first, 2000)
+    aged(second, 1000)
+    Bank.open(tmp_path, layers(0), SPACE)  # the older one is used again
+    held = Bank.open(tmp_path, layers(1), SPACE)
+    assert held.blob(0, held.variant(0, (0, 0, 0)))
+    aged(second, 500)
+    limit = size(first) + size(first) // 2 + size(second)
+    Bank.open(tmp_path, layers(2), SPACE, limit=limit)
+    third = stems() - first - second
+    assert len(third) == 2 and first <= stems() and size(stems()) <= limit
+    assert len(second - stems()) >= 1, "what was not used for the longest time has gone"
+    assert held.blob(0, held.variant(0, (0, 1, 0))), "what is open stays readable"
+    Bank.open(tmp_path, layers(3), SPACE, limit=0)
+    assert len(stems()) == 2, "the bank that is opened stays, whatever the limit"
+    assert all_blobs(Bank.open(tmp_path, layers(1), SPACE)) == all_blobs(held)
+
+
+def test_a_layer_that_is_gone_is_named(tmp_path: Path) -> None:
+    bank = Bank.open(tmp_path, layers(), SPACE)
+    for path in tmp_path.glob("*.blobs"):
+        path.unlink()
+    with pytest.raises(EmomcError, match=r"\.blobs: a compressed layer is gone. Repeat"):
+        bank.blob(0, 0)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("", 20 * 10**9), ("5GB", 5 * 10**9), ("1.5 MB", 1_500_000), ("0", 0)])
+def test_the_limit_comes_from_the_environment(text: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMOMC_BANK_LIMIT", text)
+    assert bank_limit() == expected
+
+
+@pytest.mark.parametrize("text", ["much", "-1GB", "5XB", "GB", "nan"])
+def test_a_limit_that_is_no_size_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMOMC_BANK_LIMIT", text)
+    with pytest.raises(EmomcError, match="EMOMC_BANK_LIMIT"):
+        bank_limit()
+
+
+@pytest.mark.parametrize("method", ["magnitude", "obs"])
+def test_a_codebook_larger_than_the_number_of_distinct_weights_holds_them_all(method: str) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.choice([-0.5, 0.0, 0.125, 0.25], (6, 30)).astype(np.float32)
+    inputs = rng.normal(size=(1, 30, 200))
+    gram = (inputs @ inputs.transpose(0, 2, 1) / 200).astype(np.float32)
+    for tensor in METHODS[method](weight, 0.0, [(8, 64), (12, 16), (8, 4)], gram):
+        assert np.abs(tensor.dequantize() - weight).max() < 2e-3
+        assert len(np.unique(tensor.integers)) <= 4
+        assert not tensor.integers[weight == 0].any()

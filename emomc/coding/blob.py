@@ -58,7 +58,7 @@ def encode_tensor(tensor: CodedTensor) -> bytes:
     _check(tensor)
     shape = tensor.integers.shape
     per_channel = tensor.scale.size == shape[0] > 1
-    codec, payload = smallest(tensor.integers.ravel())
+    codec, payload = smallest(tensor.integers)
     form = bytes([codec.tag | len(shape) << 4, tensor.bit_width | (_PER_CHANNEL if per_channel else 0)])
     return form + b"".join(map(varint, shape)) + encode_floats(tensor.scale) + payload
 

@@ -73,11 +73,14 @@ def file_contents(file: NetworkFile) -> FileContents:
 
 
 def _layer(file: NetworkFile, name: str, blob: bytes) -> LayerContent:
-    values = file.tensor(name).integers.ravel()
+    integers = file.tensor(name).integers
+    values = integers.ravel()
     symbols, counts = histogram(values)
     seen = counts > 0
     zeros = int(counts[symbols == 0].sum())
     entropy = float(counts[seen] @ np.log2(values.size / counts[seen]))
     distinct = int(np.count_nonzero(seen & (symbols != 0)))
-    codecs = {codec.name: codec.bits(values) // 8 for codec in CODECS.values()}
+    codecs = {
+        codec.name: codec.bits(integers if codec.name == "structured" else values) // 8 for codec in CODECS.values()
+    }
     return LayerContent(name, describe_tensor(blob), zeros, distinct, entropy, codecs, blob_cost(len(blob)))

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import mmap
+import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from emomc import coding
+from emomc.compression.cachelimit import bank_limit, evict
 from emomc.compression.hessian import Calibration
 from emomc.compression.methods import CALIBRATED, METHODS
 from emomc.compression.obs import relative_error
@@ -41,7 +46,7 @@ _STORABLE = (1e-5, 65504.0)
 _ROW = np.dtype(  # of a layer's index file
     [("length", "<i8"), ("checksum", "<u4"), ("distortion", "<f8"), ("nonzero", "<i8"), ("channels", "<i8")]
 )
-_VERSION = 4  # raise when a change to compression or coding makes stored blobs stale
+_VERSION = 5  # raise when a change to compression or coding makes stored blobs stale
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,21 @@ class LayerVariants:
     weights: int
     path: Path
 
+    @cached_property
+    def _mapped(self) -> mmap.mmap:
+        """The file in memory, as far as it is read; it stays readable when the file is removed or replaced."""
+        try:
+            with self.path.open("rb") as stream:
+                return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):
+            raise EmomcError(
+                f"{self.path}: a compressed layer is gone. Repeat the command to build it again."
+            ) from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels: all but the map of the file."""
+        return {name: value for name, value in vars(self).items() if name != "_mapped"}
+
     def blob(self, variant: int) -> bytes:
         """Coded bytes of a variant, read from the file.
 
@@ -104,9 +124,7 @@ class LayerVariants:
             EmomcError: the file has changed since it was written; it is removed, so that the bank is built again.
         """
         start, end = self.offsets[variant : variant + 2].tolist()
-        with self.path.open("rb") as stream:
-            stream.seek(start)
-            blob = stream.read(end - start)
+        blob = self._mapped[start:end]
         if zlib.crc32(blob) != self.checksums[variant]:
             self.path.unlink(missing_ok=True)
             raise EmomcError(f"{self.path}: a compressed layer is damaged. It was removed; repeat the command.")
@@ -251,8 +269,11 @@ class Bank:
         workers: int = 1,
         progress: Callable[[int, int], None] | None = None,
         calibration: Calibration | None = None,
+        limit: int | None = None,
     ) -> Bank:
         """The bank of these weights; layers that the folder does not hold yet are compressed and stored.
+
+        A layer is stored whole or not at all, so that an interrupted build loses the layers in progress and no others.
 
         Args:
             folder: where variants are kept, by content hash; may be shared by runs and processes.
@@ -262,6 +283,8 @@ class Bank:
             workers: processes that compress.
             progress: called with (layers done, layers in all).
             calibration: for the methods in `emomc.compression.CALIBRATED`; used only where layers are missing.
+            limit: bytes that the folder may take; beyond, the layers that were not used for the longest time are
+                removed, but none of this bank. If not given, `emomc.compression.cachelimit.bank_limit`: 20 GB.
 
         Raises:
             EmomcError: unknown method, no calibration for a method that needs it, a weight that is not finite or
@@ -283,6 +306,11 @@ class Bank:
         for done, _ in enumerate(pool(jobs), start=1):
             if progress is not None:
                 progress(len(recipes) - len(missing) + done, len(recipes))
+        for recipe in recipes:
+            with suppress(OSError):  # a folder that cannot be written may still be read
+                os.utime(folder / f"{recipe.key}.index")
+        if missing:
+            evict(folder, bank_limit() if limit is None else limit, {recipe.key for recipe in recipes})
         key = hashlib.sha256("".join(recipe.key for recipe in recipes).encode()).hexdigest()
         opened = [variants for recipe in recipes if (variants := _open_layer(recipe, folder)) is not None]
         if len(opened) < len(recipes):
