@@ -198,7 +198,31 @@ def huffman(data: Bytes, n: int) -> list[int]:
     return values
 
 
-DECODERS = (dense, bitmap, entropy, relative_index, csr, coo, huffman)
+def structured(data: Bytes, n: int) -> list[int]:
+    channels, window = data.varint(), data.varint()
+    form = data.byte()
+    live = data.packed(channels, 1) if form & 128 else [1] * channels
+    left, size = [c for c in range(channels) if live[c]], form & 127
+    places = [(k, c, i) for k in range(n // (channels * window)) for c in left for i in range(window)]
+    if size:
+        places.sort(key=lambda place: (place[0], place[2], place[1]))
+        groups = -(-len(left) // size)
+        length = data.varint()
+        patterns = entropy(Bytes(data.take(length)), n // channels * groups)
+        spots = [
+            (k, g * size + b, i)
+            for k in range(n // (channels * window))
+            for i in range(window)
+            for g in range(groups)
+            for b in range(size)
+        ]
+        bits = [pattern >> b & 1 for pattern in patterns for b in range(size)]
+        places = [(k, left[c], i) for (k, c, i), bit in zip(spots, bits, strict=True) if bit]
+    positions = [(k * channels + c) * window + i for k, c, i in places]
+    return scatter(n, positions, entropy(data, len(positions)))
+
+
+DECODERS = (dense, bitmap, entropy, relative_index, csr, coo, huffman, structured)
 
 
 def blob(raw: bytes) -> tuple[int, list[int], list[float], list[int]]:
@@ -241,6 +265,11 @@ CASES = {
     "one in sixteen": (np.where(np.arange(8192) % 16 == np.arange(8192) // 16 % 7, 1 + np.arange(8192) % 127, 0), 8),
     "few": (np.where(np.isin(np.arange(5000), [70, 3141, 4999]), 9, 0), 5),
     "few values": (np.resize(np.array([-90, -90, -90, -90, 7, 7, 31, 120]), 96), 8),
+    "channels gone": (laplace(3240, 4, 7).reshape(6, 60, 3, 3) * (np.arange(60) % 3 > 0)[:, None, None], 4),
+    "one of four": (
+        np.where(np.arange(42) % 4 == np.arange(60)[:, None] % 4, laplace(2520, 4, 7).reshape(60, 42), 0),
+        4,
+    ),
 }
 
 
@@ -248,8 +277,9 @@ CASES = {
 def test_plain_python_decodes_every_form(case: str) -> None:
     values, bits = CASES[case]
     channels = 2 if values.size % 2 == 0 else 1
-    integers = values.astype(np.int16).reshape(channels, -1)
-    scale = np.array([0.0123, 0.0119], np.float16)[:channels]
+    integers = values.astype(np.int16) if values.ndim > 1 else values.astype(np.int16).reshape(channels, -1)
+    channels = len(integers)
+    scale = np.resize(np.array([0.0123, 0.0119], np.float16), channels)
     bit_width, shape, floats, decoded = blob(encode_tensor(CodedTensor(integers, scale, bits)))
     assert (bit_width, tuple(shape)) == (bits, integers.shape)
     assert floats == scale.astype(float).tolist()
@@ -267,7 +297,8 @@ def test_plain_python_decodes_every_codec(name: str, values: list[int]) -> None:
 def test_the_cases_cover_every_codec_and_form() -> None:
     seen = set()
     for values, bits in CASES.values():
-        data = encode_tensor(CodedTensor(values.astype(np.int16).reshape(1, -1), np.ones(1, np.float16), bits))
+        integers = values.astype(np.int16) if values.ndim > 1 else values.astype(np.int16).reshape(1, -1)
+        data = encode_tensor(CodedTensor(integers, np.ones(1, np.float16), bits))
         info = describe_tensor(data)
         seen.add((info.codec, data[-info.payload_bytes] if info.codec == "entropy" else None))
     others = {(name, None) for name in CODECS if name != "entropy"}

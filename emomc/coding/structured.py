@@ -67,8 +67,10 @@ class Structured:
         return 8 * len(self.encode(values))
 
     def pays(self, values: Integers) -> bool:
-        """Whether there is any structure; without it, this is the entropy codec and a few bytes."""
+        """Whether several outputs share a structure; without it, this is the entropy codec and a few bytes."""
         cube = _cube(values)
+        if len(cube) == 1:
+            return False
         few = cube[:_GLANCE]  # most tensors have no structure, and the first outputs tell
         dropped = not few.any(axis=(0, 2)).all() and not cube.any(axis=(0, 2)).all()
         return dropped or any(_has_pattern(_groups(few, n)) and _has_pattern(_groups(cube, n)) for n in _GROUPS)
