@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -247,3 +248,20 @@ def divergences(folder: Path, method: str) -> list[float]:
 def test_in_a_session_calibrated_compression_stays_closer_than_magnitude(tmp_path: Path) -> None:
     ours, theirs = (divergences(tmp_path, method) for method in ("obs", "magnitude"))
     assert all(a < b for a, b in zip(ours, theirs, strict=True)), (ours, theirs)
+
+
+def test_too_few_inputs_are_told_and_still_give_usable_weights() -> None:
+    torch.manual_seed(0)
+    module, inputs = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 5)).eval(), images(12, 40)
+    with pytest.warns(UserWarning, match=r"2 of 2 layers .*'0': 12 of 40.*more calibration images"):
+        grams = grams_of(module, inputs)
+    for name, gram in grams.items():
+        weight = module.state_dict()[f"{name}.weight"].numpy()
+        assert np.linalg.matrix_rank(gram[0]) <= 12
+        for tensor in METHODS["obs"](weight, 0.5, [(8, 0), (3, 0), (8, 4)], gram):
+            result = tensor.dequantize()
+            assert np.isfinite(result).all() and np.abs(result).max() < 10 * np.abs(weight).max()
+            assert np.count_nonzero(result == 0) >= weight.size // 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grams_of(module, images(50, 40))

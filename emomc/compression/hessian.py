@@ -8,6 +8,7 @@ is the Gram matrix of the layer's inputs: half the Hessian of that error, and th
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,7 +98,21 @@ def collect_grams(module: nn.Module, network: Network, inputs: torch.Tensor) -> 
             raise EmomcError(f"layer {name!r} {what} the calibration inputs: check that the network runs on them.")
         mean = sums.pop(name) / counts[name]
         grams[name] = ((mean + mean.transpose(1, 2)) / 2).float().cpu().numpy()  # products are not always symmetric
+    _tell_few(grams, counts)
     return grams
+
+
+def _tell_few(grams: Mapping[str, Floats], counts: Mapping[str, int]) -> None:
+    """Warn of layers that saw fewer inputs than they are wide, so that their matrix is singular."""
+    few = [name for name, gram in grams.items() if counts[name] < gram.shape[1]]
+    if few:
+        seen, width = counts[few[0]], grams[few[0]].shape[1]
+        warnings.warn(
+            f"{len(few)} of {len(grams)} layers see fewer calibration inputs than they have weights per output "
+            f"({few[0]!r}: {seen} of {width}). Damping keeps their compensation sane, but it fits these inputs rather "
+            "than the data: give more calibration images.",
+            stacklevel=3,
+        )
 
 
 def weight_addresses(module: nn.Module, network: Network) -> dict[int, str]:
