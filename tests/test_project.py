@@ -159,10 +159,11 @@ def test_what_is_imported_is_what_is_required():
     missing = {
         name for name in imported if not {requirement_name(owner) for owner in owners.get(name, [name])} & required
     }
-    optional = {requirement_name(line) for line in entries("options.extras_require", "onnx")}
+    extras = [line for extra in ("onnx", "shrink") for line in entries("options.extras_require", extra)]
+    optional = {requirement_name(line) for line in extras}
     assert {name for name in missing if requirement_name(name) not in optional} == set()
     starts = [line for place in code for line in place.read_text(encoding="utf-8").splitlines() if line[:1].isalpha()]
-    assert not [line for line in starts if re.match(r"(import|from) (ml_dtypes|onnx)", line)]
+    assert not [line for line in starts if re.match(r"(import|from) (ml_dtypes|onnx|torch_pruning)", line)]
 
 
 def test_import_is_light():
