@@ -2,7 +2,8 @@
 
     python -m benchmarks.search_figure
 
-Reads the results of search_proxies, search_enumerated and search_resnet20, and writes docs/images/search.png.
+Reads what there is of the results of search_proxies, search_enumerated and search_resnet20, and writes
+docs/images/search.png.
 """
 
 from __future__ import annotations
@@ -28,17 +29,16 @@ def main() -> None:
     """Draw and write."""
     from matplotlib.figure import Figure
 
-    canvas = Figure(figsize=(12, 4.2), layout="constrained")
-    for axes, (title, path) in zip(canvas.subplots(1, 3), PANELS, strict=True):
-        draw(axes, known_curves(*path))
+    panels = [(title, curves) for title, path in PANELS if (curves := known_curves(*path))]
+    canvas = Figure(figsize=(4 * len(panels), 4.2), layout="constrained")
+    for axes, (title, curves) in zip(canvas.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw(axes, curves)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("networks measured")
     canvas.axes[0].set_ylabel("hypervolume found")
     lines = {line.get_label(): line for axes in canvas.axes for line in axes.get_lines()}
     shown = [method for method in METHODS if method in lines]
-    canvas.legend(
-        [lines[method] for method in shown], shown, loc="outside lower center", ncols=len(shown), frameon=False
-    )
+    canvas.legend([lines[method] for method in shown], shown, loc="outside lower center", ncols=4, frameon=False)
     IMAGE.parent.mkdir(exist_ok=True)
     canvas.savefig(IMAGE, dpi=110)
     print(IMAGE)

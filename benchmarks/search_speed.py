@@ -33,8 +33,11 @@ GENERATIONS = 20
 NETWORKS = 24  # measured by every engine in every round
 
 
-def generation_seconds() -> dict[str, float]:
-    """One generation of NSGA-II on predicted errors and exact costs, and the front and hypervolume of what it has."""
+def generation_processor_seconds() -> dict[str, float]:
+    """One generation of NSGA-II on predicted errors and exact costs, with the front and hypervolume of what it has.
+
+    Processor time, which other programs on the machine lengthen less than wall time.
+    """
     found = {}
     for name, make in PROXIES.items():
         proxy = make(0)
@@ -49,11 +52,11 @@ def generation_seconds() -> dict[str, float]:
         algorithm.next()
         seconds = []
         while algorithm.has_next():
-            start = time.perf_counter()
+            start = time.process_time()
             algorithm.next()
             values = algorithm.pop.get("F")
             emomc.hypervolume(values[emomc.front_of(values)], values.max(axis=0) + 1)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
         found[name] = statistics.median(seconds)
     return found
 
@@ -114,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    results: dict[str, Any] = {"generation_seconds": generation_seconds()}
+    results: dict[str, Any] = {"generation_processor_seconds": generation_processor_seconds()}
     print(results, flush=True)
     seconds = engine_seconds(arguments.rounds)
     pairs = {"two_over_one": ("one", "two"), "dask_over_two": ("two", "dask")}
