@@ -236,7 +236,7 @@ def enumerate_space(path: Path) -> None:
     """
     with (
         tempfile.TemporaryDirectory() as folder,
-        emomc.Session(folder, OPTIONS, task=make_task(), workers=1) as session,
+        emomc.Session(folder, OPTIONS, task=make_task(), settings=SETTINGS, workers=1) as session,
     ):
         print(f"dense error {session.dense.error:.4f}, {session.space.size} networks", flush=True)
         start = time.perf_counter()
@@ -282,6 +282,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from emomc.benchmarks import search_enumerated
-
-    search_enumerated.main()  # so that the network's class is that of the package, as the task's factory says
+    main()
