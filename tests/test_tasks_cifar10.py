@@ -16,9 +16,10 @@ from PIL import Image
 from torch import nn
 
 from emomc.errors import EmomcError
+from emomc.network import trace
 from emomc.problems.tasks import load_task
-from emomc.problems.tasks.cifar10_data import load_cifar10
-from emomc.problems.tasks.networks import Residual, resnet, vgg16
+from emomc.problems.tasks.cifar10_data import load_cifar
+from emomc.problems.tasks.networks import Residual, densenet_bc, mobilenet_v1, mobilenet_v2, resnet, vgg16
 
 REAL = Path(os.environ.get("EMOMC_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")
 TASK = "emomc.problems.tasks.cifar10:resnet20_task"
@@ -128,7 +129,7 @@ def test_every_layout_gives_the_same_images(tmp_path: Path, layout: str, nested:
         write_strips(place, x, y)
     else:
         write_npz(place, "train", x, y)
-    train, test = load_cifar10(tmp_path, download=False, download_folder=tmp_path)
+    train, test = load_cifar(10, tmp_path, download=False, download_folder=tmp_path)
     assert np.array_equal(train.images.transpose(0, 2, 3, 1), x)
     assert np.array_equal(train.labels, y)
     assert np.array_equal(test.images[7, 2], test_x[7, :, :, 2])
@@ -202,7 +203,7 @@ def test_damaged_arrays(tmp_path: Path) -> None:
     for damage, message in cases:
         damage()
         with pytest.raises(EmomcError, match=message):
-            load_cifar10(tmp_path, download=False, download_folder=tmp_path)
+            load_cifar(10, tmp_path, download=False, download_folder=tmp_path)
 
 
 def test_randomly_damaged_archives_load_or_are_refused(tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_randomly_damaged_archives_load_or_are_refused(tmp_path: Path) -> None:
                 damaged[position] = rng.integers(256)
             path.write_bytes(damaged if rng.random() < 0.8 else damaged[: rng.integers(len(whole))])
             with suppress(EmomcError):
-                load_cifar10(tmp_path, download=False, download_folder=tmp_path)
+                load_cifar(10, tmp_path, download=False, download_folder=tmp_path)
 
 
 def test_damaged_strips(tmp_path: Path) -> None:
@@ -236,7 +237,7 @@ def test_damaged_strips(tmp_path: Path) -> None:
     for damage, message in cases:
         damage()
         with pytest.raises(EmomcError, match=message):
-            load_cifar10(tmp_path, download=False, download_folder=tmp_path)
+            load_cifar(10, tmp_path, download=False, download_folder=tmp_path)
 
 
 def test_damaged_batches_are_not_unpickled(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_damaged_batches_are_not_unpickled(tmp_path: Path) -> None:
     batches.mkdir()
     (batches / "data_batch_1").write_bytes(b"\x80\x04not the published file")
     with pytest.raises(EmomcError, match=r"not found or corrupted.*option download"):
-        load_cifar10(tmp_path, download=False, download_folder=tmp_path)
+        load_cifar(10, tmp_path, download=False, download_folder=tmp_path)
 
 
 # --- the real files
@@ -285,3 +286,79 @@ def test_an_untrained_network_needs_no_checkpoint(folder: Path) -> None:
     with pytest.raises(EmomcError, match="no checkpoint"):
         load_task(TASK, data=folder)
     assert load_task(TASK, data=folder, untrained=True).module is not None
+
+
+# --- the other networks, and CIFAR-100
+
+
+@pytest.mark.parametrize(
+    ("build", "published"),
+    [
+        (lambda: resnet(110), 1.7e6),  # He et al. 2016, table 6
+        (lambda: densenet_bc(100, 12), 0.8e6),  # Huang et al. 2017, table 2
+    ],
+)
+def test_larger_networks_have_the_published_number_of_parameters(
+    build: Callable[[], nn.Module], published: float
+) -> None:
+    assert abs(sum(parameter.numel() for parameter in build().parameters()) - published) < 0.05e6
+
+
+def inverted_residual_parameters(channels_in: int, channels: int, expansion: int) -> int:
+    """Weights of the three convolutions, and two values a channel of each batch norm."""
+    width = expansion * channels_in
+    widen = channels_in * width + 2 * width if expansion > 1 else 0
+    return widen + 9 * width + 2 * width + width * channels + 2 * channels
+
+
+def test_mobilenet_v2_has_the_parameters_of_its_table() -> None:
+    stages = [(1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1)]
+    count, channels = 27 * 32 + 64, 32
+    for expansion, width, blocks in stages:
+        for _ in range(blocks):
+            count += inverted_residual_parameters(channels, width, expansion)
+            channels = width
+    count += 320 * 1280 + 2 * 1280 + 1280 * 10 + 10
+    assert sum(parameter.numel() for parameter in mobilenet_v2().parameters()) == count
+    assert mobilenet_v2(100).eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
+
+
+@pytest.mark.parametrize("build", [mobilenet_v1, mobilenet_v2, lambda: densenet_bc(22, 12)])
+def test_networks_are_traced_into_all_their_layers(build: Callable[[], nn.Module]) -> None:
+    module = build().eval()
+    layers = trace(module, torch.zeros(1, 3, 32, 32)).layers
+    wanted = [name for name, part in module.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    assert sorted(layer.name for layer in layers) == sorted(wanted)
+
+
+@pytest.mark.parametrize("depth", [4, 20, 101])
+def test_a_depth_that_no_densenet_has(depth: int) -> None:
+    with pytest.raises(EmomcError, match="depth of 6 n"):
+        densenet_bc(depth)
+
+
+def test_cifar100_from_arrays_with_an_untrained_network(tmp_path: Path) -> None:
+    x, _ = images(5200, 0)
+    np.savez(tmp_path / "cifar100_train.npz", x=x, y=np.arange(5200) % 100)
+    np.savez(tmp_path / "cifar100_test.npz", x=images(100, 1)[0], y=np.arange(100))
+    task = load_task("emomc.problems.tasks.cifar:cifar100_resnet20", data=tmp_path, untrained=True)
+    assert task.module(task.example_input).shape == (1, 100)
+    assert task.training is not None
+    assert len(task.training.load()) == 5200 - 4512
+    again = load_task("emomc.problems.tasks.cifar:cifar100_resnet20", data=tmp_path, untrained=True)
+    assert again.fingerprint == task.fingerprint
+    with pytest.raises(EmomcError, match=r"checkpoints/cifar100-resnet20\.pt"):
+        load_task("emomc.problems.tasks.cifar:cifar100_resnet20", data=tmp_path)
+    with pytest.raises(EmomcError, match=r"no CIFAR-10 in .*cifar10_train\.npz"):
+        load_task("emomc.problems.tasks.cifar:cifar10_mobilenetv2", data=tmp_path, untrained=True)
+
+
+def test_every_network_that_is_offered_is_built_and_fits_its_factory(tmp_path: Path) -> None:
+    x, y = images(4600, 0)
+    write_npz(tmp_path, "train", x, y)
+    write_npz(tmp_path, "test", *images(20, 1))
+    for name in ("mobilenetv1", "mobilenetv2"):
+        task = load_task(f"emomc.problems.tasks.cifar:cifar10_{name}", data=tmp_path, untrained=True)
+        assert task.name == f"cifar10-{name}"
+        assert task.training is not None
+        assert task.training.recipe.augmentation.flip

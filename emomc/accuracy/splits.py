@@ -27,7 +27,9 @@ class Normalisation:
     def __call__(self, stored: torch.Tensor) -> torch.Tensor:
         """Bytes of shape (n, C, ...) as normalised float32 of the same shape."""
         per_channel = (1, -1, *[1] * (stored.ndim - 2))
-        mean, std = (torch.tensor(values).reshape(per_channel) for values in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(values, device=stored.device).reshape(per_channel) for values in (self.mean, self.std)
+        )
         return stored.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 

@@ -18,32 +18,35 @@ from emomc.accuracy.splits import Normalisation, Split, Splits, SplitSizes, draw
 from emomc.errors import EmomcError
 from emomc.problems.tasks.cache import cache_folder
 from emomc.problems.tasks.checkpoint import load_checkpoint
-from emomc.problems.tasks.cifar10_data import DATA_VARIABLE, data_folder, load_cifar10
+from emomc.problems.tasks.cifar10_data import DATA_VARIABLE, data_folder, load_cifar
 from emomc.problems.tasks.networks import resnet, vgg16
 from emomc.problems.tasks.task import Task, TrainingData
 from emomc.training.recipe import Augmentation, Recipe
 
 SIZES = SplitSizes(calibration=512, selection=2000, validation=2000)
 SPLIT_SEED = 0
-# He et al. 2016, section 4.2, with half a cosine in place of steps.
+# He et al. 2016, section 4.2, with more weight decay, and half a cosine in place of steps.
 RECIPE = Recipe(learning_rate=0.1, batch=128, weight_decay=5e-4, augmentation=Augmentation(shift=4, flip=True))
 EPOCHS = 200
 
 # Those of the trainings that made the checkpoints.
 _IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-_CIFAR = Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
-_NETWORKS = "emomc.problems.tasks.networks"
+CIFAR = Normalisation(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+NETWORKS = "emomc.problems.tasks.networks"
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What a checkpoint needs around it: its usual file name, normalisation and network."""
+class Source:
+    """What a checkpoint needs around it: its usual file name, normalisation, network, data set and training."""
 
     file: str
     normalisation: Normalisation
     factory: str
     arguments: dict[str, object]
     description: str
+    classes: int = 10
+    recipe: Recipe = RECIPE
+    epochs: float = EPOCHS
 
 
 def resnet20_task(
@@ -66,7 +69,7 @@ def resnet20_task(
         EmomcError: when data or checkpoint are missing, damaged or do not fit.
     """
     source = _resnet_source(20, "resnet20-12fca82f.th")
-    return _task("cifar10-resnet20", resnet(20), source, data, checkpoint, download, untrained)
+    return cifar_task("cifar10-resnet20", resnet(20), source, data, checkpoint, download, untrained)
 
 
 def resnet56_task(
@@ -80,7 +83,7 @@ def resnet56_task(
     The checkpoint of github.com/akamaster/pytorch_resnet_cifar10 reaches 93.39 %. Arguments as for `resnet20_task`.
     """
     source = _resnet_source(56, "resnet56-4bfd9763.th")
-    return _task("cifar10-resnet56", resnet(56), source, data, checkpoint, download, untrained)
+    return cifar_task("cifar10-resnet56", resnet(56), source, data, checkpoint, download, untrained)
 
 
 def vgg16_task(
@@ -93,31 +96,36 @@ def vgg16_task(
 
     Arguments as for `resnet20_task`.
     """
-    source = _Source(
-        "vgg16_bn_cifar10_fp16.pt", _CIFAR, f"{_NETWORKS}:vgg16", {}, "VGG-16-BN on CIFAR-10, 15 million weights"
+    source = Source(
+        "vgg16_bn_cifar10_fp16.pt", CIFAR, f"{NETWORKS}:vgg16", {}, "VGG-16-BN on CIFAR-10, 15 million weights"
     )
-    return _task("cifar10-vgg16", vgg16(), source, data, checkpoint, download, untrained)
+    return cifar_task("cifar10-vgg16", vgg16(), source, data, checkpoint, download, untrained)
 
 
-def _resnet_source(depth: int, file: str) -> _Source:
+def _resnet_source(depth: int, file: str) -> Source:
     description = f"ResNet-{depth} (option A shortcuts) on CIFAR-10"
-    return _Source(file, _IMAGENET, f"{_NETWORKS}:resnet", {"depth": depth}, description)
+    return Source(file, _IMAGENET, f"{NETWORKS}:resnet", {"depth": depth}, description)
 
 
-def _task(
+def cifar_task(
     name: str,
     module: nn.Module,
-    source: _Source,
+    source: Source,
     data: str | Path | None,
     checkpoint: str | Path | None,
     download: bool,
     untrained: bool,
 ) -> Task:
+    """A network with CIFAR data and, unless it is to be untrained, the weights of a checkpoint.
+
+    Raises:
+        EmomcError: when data or checkpoint are missing, damaged or do not fit.
+    """
     folder = data_folder(data)
     if not untrained:
         load_checkpoint(module, _checkpoint_path(folder, checkpoint, source.file))
-    splits = _splits(folder, download, source.normalisation)
-    training = TrainingData(partial(_training_images, folder, download, source.normalisation), RECIPE, EPOCHS)
+    splits = _splits(folder, download, source)
+    training = TrainingData(partial(_training_images, folder, download, source), source.recipe, source.epochs)
     return Task(
         name,
         module.eval(),
@@ -142,13 +150,13 @@ def _checkpoint_path(folder: Path | None, checkpoint: str | Path | None, file: s
     return path
 
 
-def _training_images(folder: Path | None, download: bool, normalisation: Normalisation) -> Split:
+def _training_images(folder: Path | None, download: bool, source: Source) -> Split:
     """The training images that are in none of the splits; read again, so that they take no memory until then."""
-    train, _ = load_cifar10(folder, download, cache_folder())
+    train, _ = load_cifar(source.classes, folder, download, cache_folder())
     rest = stratified_order(train.labels, SPLIT_SEED)[sum(SIZES) :]
-    return Split(torch.from_numpy(train.images[rest]), torch.from_numpy(train.labels[rest]), normalisation)
+    return Split(torch.from_numpy(train.images[rest]), torch.from_numpy(train.labels[rest]), source.normalisation)
 
 
-def _splits(folder: Path | None, download: bool, normalisation: Normalisation) -> Splits:
-    train, test = load_cifar10(folder, download, cache_folder())
-    return draw_splits(train.images, train.labels, test.images, test.labels, SIZES, SPLIT_SEED, normalisation)
+def _splits(folder: Path | None, download: bool, source: Source) -> Splits:
+    train, test = load_cifar(source.classes, folder, download, cache_folder())
+    return draw_splits(train.images, train.labels, test.images, test.labels, SIZES, SPLIT_SEED, source.normalisation)

@@ -1,4 +1,4 @@
-"""CIFAR-10 as byte arrays, from any of the layouts it is found in."""
+"""CIFAR-10 and CIFAR-100 as byte arrays, from any of the layouts they are found in."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from emomc.errors import EmomcError
 
 DATA_VARIABLE = "EMOMC_DATA"
 
-_THREE_WAYS = (
-    f"Give the data folder as the option data, in the environment variable {DATA_VARIABLE}, or ask for torchvision's "
-    "download with the option download. The folder, or its subfolder cifar10, holds either "
-    "cifar10_train.npz (or train/*.webp strips with train_labels.npy) and cifar10_test.npz, or cifar-10-batches-py."
-)
+_TORCHVISION = {10: ("CIFAR10", "cifar-10-batches-py"), 100: ("CIFAR100", "cifar-100-python")}
+
+
+def _three_ways(classes: int) -> str:
+    name = f"cifar{classes}"
+    return (
+        f"Give the data folder as the option data, in the environment variable {DATA_VARIABLE}, or ask for "
+        f"torchvision's download with the option download. The folder, or its subfolder {name}, holds either "
+        f"{name}_train.npz (or train/*.webp strips with train_labels.npy) and {name}_test.npz, or "
+        f"{_TORCHVISION[classes][1]}."
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +45,20 @@ def data_folder(data: str | Path | None) -> Path | None:
         return None
     folder = Path(given).expanduser()
     if not folder.is_dir():
-        raise EmomcError(f"there is no data folder {str(folder)!r}. {_THREE_WAYS}")
+        raise EmomcError(
+            f"there is no data folder {str(folder)!r}. Give an existing one as the option data or in the environment "
+            f"variable {DATA_VARIABLE}, or ask for torchvision's download with the option download."
+        )
     return folder
 
 
-def load_cifar10(folder: Path | None, download: bool, download_folder: Path) -> tuple[ByteImages, ByteImages]:
+def load_cifar(
+    classes: int, folder: Path | None, download: bool, download_folder: Path
+) -> tuple[ByteImages, ByteImages]:
     """The training set and the test set, in the official order.
 
     Args:
+        classes: 10 or 100.
         folder: that of the option ``data``, or None.
         download: fetch what is missing with torchvision, into ``folder`` or, without one, into ``download_folder``.
         download_folder: used only for a download.
@@ -54,23 +66,28 @@ def load_cifar10(folder: Path | None, download: bool, download_folder: Path) -> 
     Raises:
         EmomcError: when the data is not there, with the ways to give it, or is damaged.
     """
-    for place in () if folder is None else (folder / "cifar10", folder):
-        if (place / "cifar10_test.npz").is_file():
-            return _read_train(place), _read_npz(place / "cifar10_test.npz")
-        if (place / "cifar-10-batches-py").is_dir():
-            return _torchvision(place, download)
+    name = f"cifar{classes}"
+    for place in () if folder is None else (folder / name, folder):
+        if (place / f"{name}_test.npz").is_file():
+            return _read_train(place, classes), _read_npz(place / f"{name}_test.npz")
+        if (place / _TORCHVISION[classes][1]).is_dir():
+            return _torchvision(classes, place, download)
     if download:
-        return _torchvision(folder or download_folder, download)
-    where = "no data folder is given" if folder is None else f"there is no CIFAR-10 in {str(folder)!r}"
-    raise EmomcError(f"{where}. {_THREE_WAYS}")
+        return _torchvision(classes, folder or download_folder, download)
+    where = "no data folder is given" if folder is None else f"there is no CIFAR-{classes} in {str(folder)!r}"
+    raise EmomcError(f"{where}. {_three_ways(classes)}")
 
 
-def _read_train(place: Path) -> ByteImages:
-    if (place / "cifar10_train.npz").is_file():
-        return _read_npz(place / "cifar10_train.npz")
+def _read_train(place: Path, classes: int) -> ByteImages:
+    file = place / f"cifar{classes}_train.npz"
+    if file.is_file():
+        return _read_npz(file)
     strips = sorted((place / "train").glob("*.webp"))
     if not strips:
-        raise EmomcError(f"{str(place)!r} holds the test images of CIFAR-10 but not the training images. {_THREE_WAYS}")
+        raise EmomcError(
+            f"{str(place)!r} holds the test images of CIFAR-{classes} but not the training images. "
+            f"{_three_ways(classes)}"
+        )
     labels_path = place / "train_labels.npy"
     try:
         labels = np.load(labels_path, allow_pickle=False)
@@ -103,14 +120,15 @@ def _read_npz(path: Path) -> ByteImages:
     return _checked(path, images, labels)
 
 
-def _torchvision(root: Path, download: bool) -> tuple[ByteImages, ByteImages]:
-    from torchvision.datasets import CIFAR10
+def _torchvision(classes: int, root: Path, download: bool) -> tuple[ByteImages, ByteImages]:
+    import torchvision
 
+    dataset = getattr(torchvision.datasets, _TORCHVISION[classes][0])
     try:
         # It compares checksums before it unpickles anything.
-        train, test = (CIFAR10(root, train=train, download=download) for train in (True, False))
+        train, test = (dataset(root, train=train, download=download) for train in (True, False))
     except (OSError, RuntimeError) as error:
-        raise EmomcError(f"CIFAR-10 in {str(root)!r}: {error}. {_THREE_WAYS}") from error
+        raise EmomcError(f"CIFAR-{classes} in {str(root)!r}: {error}. {_three_ways(classes)}") from error
     return _checked(root, train.data, np.asarray(train.targets)), _checked(root, test.data, np.asarray(test.targets))
 
 
