@@ -11,7 +11,7 @@ bits. Results go to benchmarks/results/accelerators.json and two figures, tables
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import emomc
 from emomc.benchmarks import referees
@@ -27,7 +28,11 @@ from emomc.benchmarks.environment import RESULTS, write_results
 NAME = "accelerators"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / f"{NAME}.md"
 BITS = 8
-NETWORKS = {"VGG-16": emomc.vgg16, "ResNet-56": lambda: emomc.resnet(56), "MobileNetV1": emomc.mobilenet_v1}
+NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
+    "VGG-16": emomc.vgg16,
+    "ResNet-56": lambda: emomc.resnet(56),
+    "MobileNetV1": emomc.mobilenet_v1,
+}
 SEARCHED = ("VGG-16", "edge-systolic")  # where ZigZag looks for mappings itself, which takes it a while
 SEARCHED_LOOPS = 5
 
