@@ -14,6 +14,7 @@ Doubles = NDArray[np.float64]
 Genomes = NDArray[np.int64]
 
 _STEPS = 24  # exchange rates per cost
+_COMBINATIONS = 700  # of exchange rates, at most; with more costs there are fewer rates of each
 
 
 def uniform_ladder(space: SearchSpace) -> Genomes:
@@ -33,7 +34,7 @@ def lagrangian_seeds(space: SearchSpace, loss: Doubles, costs: Sequence[Doubles]
         space: where choices may come from.
         loss: loss of every layer's choices, shape ``(L, *space.shape)`` or with axes of length 1.
         costs: tables of the same shape, each summed over layers by its objective.
-        steps: exchange rates per cost.
+        steps: exchange rates per cost; fewer where their combinations would be too many.
 
     Returns:
         Canonical genomes without repeats, mildest first.
@@ -43,6 +44,7 @@ def lagrangian_seeds(space: SearchSpace, loss: Doubles, costs: Sequence[Doubles]
     flat_loss = np.broadcast_to(loss, shape).reshape(space.n_layers, -1)
     flat_costs = [np.broadcast_to(cost, shape).reshape(space.n_layers, -1) for cost in costs]
     scale = float(np.max(np.where(allowed, flat_loss, 0.0))) or 1.0
+    steps = min(steps, max(2, int(_COMBINATIONS ** (1 / max(len(costs), 1))) - 1))
     relative = np.concatenate([[0.0], np.logspace(-7, 1.5, steps)])
     sweeps = [relative * scale / float(cost.max() or 1.0) for cost in flat_costs]
     genomes = []

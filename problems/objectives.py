@@ -150,6 +150,12 @@ def peak_memory(batch: Batch) -> Doubles:
     return batch.cost("peak_memory")
 
 
+@objective("idle")
+def idle(batch: Batch) -> Doubles:
+    """Fraction of the array's multiply-accumulate slots that the layers leave empty: one minus the utilization."""
+    return np.asarray(1.0 - batch.macs.sum() / batch.cost("slots"))
+
+
 DEFAULT_OBJECTIVES = ("error", "energy", "size")
 
 

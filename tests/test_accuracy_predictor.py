@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from emomc.accuracy.predictor import AdditivePredictor, rank_correlation
+from emomc.accuracy.predictor import AdditivePredictor, rank_correlation, refined
 from emomc.accuracy.sensitivity import plan_probes, sensitivity_table
 from emomc.compression import Bank
 from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, Gene, SearchSpace
@@ -208,11 +208,11 @@ def test_refined_errors_lie_between_prediction_and_measurement_and_many_samples_
     valid = np.isfinite(errors)
     gaps = []
     for samples in (10, 1000, 10**9):
-        refined = predictor.refine(rows, errors, samples)
-        assert np.array_equal(np.isfinite(refined), valid)
+        estimates = refined(errors, *predictor.predict(rows), 0.1, samples)
+        assert np.array_equal(np.isfinite(estimates), valid)
         low, high = np.minimum(errors, predicted)[valid], np.maximum(errors, predicted)[valid]
-        assert np.all((refined[valid] >= low - 1e-12) & (refined[valid] <= high + 1e-12))
-        gaps.append(float(np.abs(refined - errors)[valid].mean()))
+        assert np.all((estimates[valid] >= low - 1e-12) & (estimates[valid] <= high + 1e-12))
+        gaps.append(float(np.abs(estimates - errors)[valid].mean()))
     assert gaps[0] > 2 * gaps[1] > 2 * gaps[2]
     assert gaps[2] < 1e-5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emomc.errors import EmomcError
+from emomc.genome import Gene, SearchSpace
 from emomc.hardware import CostAxes, accelerators, load_accelerator, total
 from emomc.hardware.accelerator import Accelerator, MacEnergy, Memory, Sparsity
 from emomc.hardware.accesses import Block, Mapping, Registers, count_accesses
@@ -18,6 +20,8 @@ from emomc.hardware.dataflow import DATAFLOWS, NAMED, Unrolling
 from emomc.hardware.physical import PhysicalModel
 from emomc.hardware.tiling import Schedule, best_schedules
 from emomc.network.layers import Layer, LoopBounds
+from emomc.problems.objectives import Batch, load_objective
+from emomc.problems.tables import CostTables
 from tests.referees.shapes import conv, linear, mobilenet_cifar, resnet_cifar, vgg16_cifar
 from tests.referees.tile_mover import move
 from tests.test_hardware_accesses import calls
@@ -341,7 +345,7 @@ def test_calls_of_one_layer_add_up_and_alike_layers_agree() -> None:
     twice = replace(layer, calls=layer.calls * 2)
     axes = CostAxes([0.2], [4, 8], [0], ("X:Y", "CI:CO"), activation_bits=8)
     tables = PhysicalModel(TINY).tables([layer, twice, layer], axes)
-    for metric in ("energy", "traffic", "latency"):
+    for metric in ("energy", "traffic", "latency", "slots"):
         assert np.array_equal(tables[metric][0] * 2, tables[metric][1])
         assert np.array_equal(tables[metric][0], tables[metric][2])
     assert np.array_equal(tables["peak_memory"][0], tables["peak_memory"][1])
@@ -357,6 +361,24 @@ def test_tables_do_not_depend_on_what_else_is_asked() -> None:
     part = model.tables(layers[1:2], narrow)["energy"]
     rows = np.broadcast_to(whole, (3, 2, 3, 1, len(NAMED)))
     assert rows[1, 1, 1, 0, 1] == part.item()
+
+
+def test_slots_of_a_ragged_array() -> None:
+    """Channels that do not fill the last rows and columns leave slots empty, and `idle` is their share of all."""
+    layers = [conv("ragged", 5, 7, 6), conv("other", 7, 3, 4)]
+    axes = CostAxes([0.0], [8], [0], ("CI:CO",), activation_bits=8)
+    slots = PhysicalModel(TINY).tables(layers, axes)["slots"]
+    pixels_and_taps = [layer.macs // (layer.calls[0].K * layer.calls[0].C) for layer in layers]
+    expected = [
+        math.ceil(layer.calls[0].C / TINY.rows) * math.ceil(layer.calls[0].K / TINY.columns) * rest
+        for layer, rest in zip(layers, pixels_and_taps, strict=True)
+    ]
+    assert slots.ravel().tolist() == [cycles * TINY.rows * TINY.columns for cycles in expected]
+    space = SearchSpace.full(["ragged", "other"], [Gene("dataflow", ("CI:CO",), ordinal=False)])
+    costs = CostTables(space, tuple(layers), {"slots": slots.reshape(2, 1)}, {})
+    empty = 1 - sum(layer.macs for layer in layers) / slots.sum()
+    assert load_objective("idle")(Batch(np.zeros((1, 2), np.int64), costs)) == pytest.approx([empty])
+    assert 0 < empty < 1
 
 
 def test_batch_scales_maps_only() -> None:

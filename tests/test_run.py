@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import random
 import shutil
 import signal
@@ -19,6 +20,7 @@ from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.optimize import minimize
 
 import emomc
+from emomc.run.outcome import column_name
 
 BUDGET = 20
 OPTIONS = emomc.Options("digits", budget=BUDGET, seed=3, points=6)
@@ -125,6 +127,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import emomc
+from emomc.run.outcome import column_name
 options = emomc.Options("digits", budget=20, seed=3, points=6)
 with emomc.Session(sys.argv[1], options, workers=2) as session:
     print("open", flush=True)
@@ -201,6 +204,27 @@ def test_constraints_hold_on_the_front(warm: Path) -> None:
         outcome = emomc.run_search(session)
     assert outcome.points
     assert max(point.objectives["size_bytes"] for point in outcome.points) <= 6000
+
+
+def test_where_nothing_meets_the_constraints_the_closest_network_tells_by_how_much(warm: Path) -> None:
+    options = replace(OPTIONS, budget=10, constraints=("size<=100B", "energy<=1J"))
+    with emomc.Session(warm, options, workers=1) as session:
+        outcome = emomc.run_search(session)
+    assert not outcome.points and len(outcome.evaluations) == 10
+    (unmet,) = json.loads((warm / "summary.json").read_text())["unmet"]
+    smallest = min(entry.objectives["size_bytes"] for entry in outcome.evaluations)
+    assert (unmet["constraint"], unmet["unit"], unmet["limit"]) == ("size", "B", 100.0)
+    assert unmet["value"] == pytest.approx(smallest)
+
+
+def test_five_objectives_are_searched_together(warm: Path) -> None:
+    names = ("error", "energy", "size", "traffic", "latency")
+    options = replace(OPTIONS, budget=16, accelerator="generic-45nm", objectives=names)
+    with emomc.Session(warm, options, workers=1) as session:
+        outcome = emomc.run_search(session)
+    assert len(outcome.evaluations) == 16 and outcome.points
+    wanted = {column_name("traffic", "B"), column_name("latency", "s")}
+    assert wanted <= set(outcome.points[0].objectives)
 
 
 def test_a_budget_in_minutes_ends_the_search(warm: Path) -> None:

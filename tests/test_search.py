@@ -110,10 +110,11 @@ def test_predictions_are_made_before_measuring_and_rank_what_is_measured() -> No
 def test_both_stages_are_told_apart_and_the_first_only_prunes() -> None:
     surface = toy()
     _, measurements = search(surface)
-    stages = [request.stage for request in measurements.requests]
-    assert stages == sorted(stages) and set(stages) == {"prune", "quantize"}
+    order = ["prune", "quantize", "polish"]
+    stages = [order.index(request.stage) for request in measurements.requests]
+    assert stages == sorted(stages) and set(stages) == {0, 1, 2}
     pruning = np.concatenate([r.genomes for r in measurements.requests if r.stage == "prune"])
-    assert len(pruning) == 15  # a quarter
+    assert len(pruning) == 6  # a tenth
     for gene in (BIT_WIDTH, SHARED_VALUES):
         assert not surface.space.split(pruning)[:, :, surface.space.column(gene)].any()
     pruned = {surface.space.values(row, PRUNE_RATIO).tobytes() for row in pruning}
@@ -291,9 +292,9 @@ def test_a_schedule_says_how_the_budget_is_spent() -> None:
     surface = toy()
     task = surface.task()
     measurements = Measurements(surface.errors)
-    two_stage(task, Ledger(task, 50, measurements), 0, Schedule(first_stage=0.5, batch=5, generations=3, bases=2))
+    two_stage(task, Ledger(task, 50, measurements), 0, Schedule(prune=0.4, polish=0.2, batch=5, generations=3, bases=2))
     sizes = [(request.stage, len(request.genomes)) for request in measurements.requests]
-    assert sizes == [("prune", 5)] * 5 + [("quantize", 5)] * 5
+    assert sizes == [("prune", 5)] * 4 + [("quantize", 5)] * 4 + [("polish", 5)] * 2
     later = np.concatenate([r.genomes for r in measurements.requests if r.stage == "quantize"])
     ratios = surface.space.split(later)[:, :, surface.space.column(PRUNE_RATIO)]
     assert len(np.unique(ratios, axis=0)) <= 2

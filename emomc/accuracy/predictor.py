@@ -17,8 +17,11 @@ Integers = NDArray[np.integer]
 class Predictor(Protocol):
     """Predicts errors of genomes; what it returns is never called measured."""
 
-    def fit(self, genomes: Integers, errors: Doubles) -> None:
-        """Learn from measured genomes ``(n, n_var)`` and their errors ``(n,)``."""
+    def fit(self, genomes: Integers, errors: Doubles, divergences: Doubles | None = None) -> None:
+        """Learn from measured genomes ``(n, n_var)``, their errors and, where known, divergences, each ``(n,)``.
+
+        NaN stands for a measurement that failed.
+        """
 
     def predict(self, genomes: Integers) -> tuple[Doubles, Doubles]:
         """Predicted error and its spread (one standard deviation), each ``(n,)``."""
@@ -29,6 +32,24 @@ def rank_correlation(predicted: Doubles, measured: Doubles) -> float:
     if len(predicted) < 2:
         return float("nan")
     return float(kendalltau(predicted, measured).statistic)
+
+
+def refined(errors: Doubles, predicted: Doubles, spread: Doubles, dense_error: float, samples: int) -> Doubles:
+    """Estimates ``(n,)`` of the true errors of measured genomes: measurement and prediction by their certainty.
+
+    Only for deciding what to measure next; what is reported is the measurement. The variance of a measured loss d
+    on m paired samples is about d / m, as most samples that change become wrong.
+
+    Args:
+        errors: measured on ``samples`` samples, ``(n,)``; NaN where measuring failed.
+        predicted: shape ``(n,)``.
+        spread: standard deviation of the predictions, ``(n,)``.
+        dense_error: error of the uncompressed network.
+        samples: size of the split.
+    """
+    noise = (np.abs(errors - dense_error) + 1 / samples) / samples
+    trust = spread**2 / (spread**2 + noise)
+    return np.where(np.isfinite(errors), trust * errors + (1 - trust) * predicted, np.nan)
 
 
 class AdditivePredictor:
@@ -58,7 +79,7 @@ class AdditivePredictor:
         layer = np.arange(self._space.n_layers)[None, :]
         return np.asarray(self._table[(layer, *np.moveaxis(parts, 2, 0))].sum(axis=1))
 
-    def fit(self, genomes: Integers, errors: Doubles) -> None:
+    def fit(self, genomes: Integers, errors: Doubles, divergences: Doubles | None = None) -> None:
         """Fit intercept and slope of the link by least squares; failed measurements (NaN) are left out.
 
         A network that is given with several dataflows counts once.
@@ -83,22 +104,6 @@ class AdditivePredictor:
         link = self._intercept + self._slope * self._log_score(genomes)
         low, mean, high = (self._to_error(link + step * self._residual) for step in (-1, 0, 1))
         return mean, (high - low) / 2
-
-    def refine(self, genomes: Integers, errors: Doubles, samples: int) -> Doubles:
-        """Estimates ``(n,)`` of the true errors of measured genomes: measurement and prediction by their certainty.
-
-        Only for deciding what to measure next; what is reported is the measurement. The variance of a measured loss d
-        on m paired samples is about d / m, as most samples that change become wrong.
-
-        Args:
-            genomes: shape ``(n, n_var)``.
-            errors: measured on ``samples`` samples, ``(n,)``; NaN where measuring failed.
-            samples: size of the split.
-        """
-        predicted, spread = self.predict(genomes)
-        noise = (np.abs(errors - self._dense) + 1 / samples) / samples
-        trust = spread**2 / (spread**2 + noise)
-        return np.where(np.isfinite(errors), trust * errors + (1 - trust) * predicted, np.nan)
 
     def _log_score(self, genomes: Integers) -> Doubles:
         return np.log(np.maximum(self.score(genomes), 1e-12))

@@ -34,9 +34,9 @@ _ENGINE = ("workers", "time_limit", "scheduler")  # what measures; the result do
 @click.option("--strategy", default="two-stage", show_default=True, help="two-stage, or published: Wang et al. 2021.")
 @click.option(
     "--method",
-    default="magnitude",
+    default="obs",
     show_default=True,
-    help="How layers are compressed: magnitude; obs, which keeps their outputs; or published.",
+    help="How layers are compressed: obs, which keeps their outputs; magnitude; or published.",
 )
 @click.option("--accelerator", default="published", show_default=True, help="What the network is to run on.")
 @click.option("--dataflow", multiple=True, metavar="NAME", help="Allow this dataflow, e.g. X:Y; repeatable.  [all]")
@@ -176,6 +176,10 @@ def _report(folder: Path, evaluations: int, seconds: float) -> None:
     from emomc.cli.output import console, print_run
     from emomc.cli.progress import duration
     from emomc.report import knee, plot_run, read_run
+    from emomc.report.units import percent, si
+
+    def shown(value: float, unit: str) -> str:
+        return si(value, unit) if unit else percent(value)
 
     run, out = read_run(folder), console()
     print_run(run)
@@ -184,6 +188,9 @@ def _report(folder: Path, evaluations: int, seconds: float) -> None:
         out.print(f"{count} could not be measured: {reason}.")
     if not run.points:
         out.print("No network met the limits: raise --max-loss or relax constraints, with another --run folder.")
+        for each in run.summary.get("unmet", ()):
+            value, limit = (shown(each[key], each["unit"]) for key in ("value", "limit"))
+            out.print(f"The one that comes closest has {each['constraint']} {value}; at most {limit} was asked for.")
         return
     out.print("Figures: " + ", ".join(str(path) for path in plot_run(run)))
     out.print(f"Next: emomc pick {folder} --max-loss 1%")

@@ -32,6 +32,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "traffic": Metric("byte"),
         "latency": Metric("second"),
         "peak_memory": Metric("byte", "max"),
+        "slots": Metric("multiply-accumulate"),
     }
 )
 

@@ -50,14 +50,14 @@ class PhysicalModel(CostModel):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return ("energy", "traffic", "latency", "peak_memory")
+        return ("energy", "traffic", "latency", "peak_memory", "slots")
 
     def itemize(self, layers: Sequence[Layer], axes: CostAxes) -> dict[str, Array]:
         """Energy by item, each (L, P, Q, S, D) or with length-1 axes, in joules. Raises EmomcError as `tables` does."""
         return self._evaluate(layers, axes).items
 
     def tables(self, layers: Sequence[Layer], axes: CostAxes) -> dict[str, Array]:
-        """Every metric, each broadcasting to (L, P, Q, S, D), in joules, bytes and seconds.
+        """Every metric, each broadcasting to (L, P, Q, S, D), in joules, bytes, seconds and counts.
 
         Raises:
             EmomcError: for an unknown dataflow, a width that the accelerator does not offer, a buffer that cannot hold
@@ -69,6 +69,9 @@ class PhysicalModel(CostModel):
             "traffic": charges.traffic,
             "latency": charges.latency,
             "peak_memory": self._peak_memory(layers, axes),
+            "slots": np.array([[self._slots(layer, flow) for flow in axes.dataflow] for layer in layers])[
+                :, None, None, None
+            ],
         }
 
     def reference(self, layers: Sequence[Layer], dataflow: str, precision: str = "fp32") -> dict[str, float]:
@@ -87,8 +90,12 @@ class PhysicalModel(CostModel):
     def utilization(self, layer: Layer, dataflow: str) -> float:
         """Fraction of the array's multiply-accumulate slots that a layer fills while it computes."""
         check_dataflows(self, [dataflow])
-        slots = sum(self._unroll(call, dataflow).cycles for call in layer.calls)
-        return layer.macs / (slots * self.accelerator.rows * self.accelerator.columns)
+        return layer.macs / self._slots(layer, dataflow)
+
+    def _slots(self, layer: Layer, dataflow: str) -> float:
+        """Multiply-accumulates for which the array has room while it computes a layer, zeros included."""
+        cycles = sum(self._unroll(call, dataflow).cycles for call in layer.calls)
+        return float(cycles * self.accelerator.rows * self.accelerator.columns)
 
     def least_traffic(
         self, layer: Layer, bit_width: int, *, prune_ratio: float = 0.0, activation_bits: int = 16

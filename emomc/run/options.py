@@ -43,7 +43,7 @@ class Options:
     constraints: tuple[str, ...] = ()
     max_loss: float = 0.1
     strategy: str = "two-stage"
-    method: str = "magnitude"
+    method: str = "obs"
     genes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     seed: int = 0
     budget: int = 200

@@ -19,7 +19,7 @@ from emomc.run.session import Session
 from emomc.run.workers import Job
 from emomc.search import STRATEGIES, Ledger, SearchTask, front_of, hypervolume
 from emomc.search.front import pick_spread, spread_coordinates
-from emomc.search.ledger import Request
+from emomc.search.ledger import Readings, Request
 
 Doubles = NDArray[np.float64]
 
@@ -79,16 +79,17 @@ class _Search:
             write_history(self._session.folder, evaluations)
         return self._finish(ledger, evaluations)
 
-    def _measure(self, request: Request) -> Doubles:
+    def _measure(self, request: Request) -> Readings:
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise _OutOfTimeError
-        errors = self._session.errors(request.genomes)
+        measured = self._session.measure(request.genomes)
+        errors = np.array([each.error for each in measured])
         number = self._log[-1][1] + 1 if self._log else 1
         self._genomes += list(request.genomes)
         pairs = zip(request.predicted.tolist(), errors.tolist(), strict=True)
         self._log += [(request.stage, number, predicted, error) for predicted, error in pairs]
         self._session.advance("searching", len(self._log), self._session.options.budget)
-        return errors
+        return Readings(errors, np.array([each.divergence for each in measured]))
 
     def _values(self, genomes: NDArray[np.int64], errors: Doubles) -> Doubles:
         return self._problem.values(genomes, errors)[0]
@@ -153,7 +154,8 @@ class _Search:
         tau = rank_correlation(*np.array(predicted).T) if predicted else float("nan")
         outcome = Outcome(points, evaluations, Measurement(**dense), tau)
         write_front(session.folder, points)
-        write_summary(session.folder, self._summary(outcome))
+        unmet = {} if points else {"unmet": self._unmet(ledger)}
+        write_summary(session.folder, {**self._summary(outcome), **ledger.notes, **unmet})
         return outcome
 
     def _front(self, ledger: Ledger) -> NDArray[np.int64]:
@@ -174,6 +176,24 @@ class _Search:
             coordinates = spread_coordinates(values[front], is_error, self._session.dense.error)
             front = front[np.sort(pick_spread(coordinates, coordinates[:0], limit))]
         return front
+
+    def _unmet(self, ledger: Ledger) -> list[dict[str, Any]]:
+        """Constraints that the network closest to meeting all of them breaks: name, unit, limit and its value."""
+        kept = np.isfinite(ledger.errors)
+        if not kept.any():
+            return []
+        _, violations = self._problem.values(ledger.genomes[kept], ledger.errors[kept])
+        closest = violations[np.maximum(violations, 0).sum(axis=1).argmin()]
+        return [
+            {
+                "constraint": each.objective.name,
+                "unit": each.objective.unit,
+                "limit": each.limit,
+                "value": each.limit + float(excess) * (abs(each.limit) or 1.0),
+            }
+            for each, excess in zip(self._problem.constraints, closest, strict=True)
+            if excess > 0
+        ]
 
     def _closeness(self, ledger: Ledger) -> Doubles:
         """Divergence of each network, ``(n,)``; those too small to have cost any network a sample count as equal."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,19 @@ class Request:
     stage: str
 
 
+@dataclass(frozen=True)
+class Readings:
+    """What measuring a request tells beside errors.
+
+    Attributes:
+        errors: shape ``(n,)``; NaN where measuring failed.
+        divergences: from the dense network's output, nats, shape ``(n,)``.
+    """
+
+    errors: Doubles
+    divergences: Doubles
+
+
 class Ledger:
     """Pays for measurements: each network costs one evaluation of the budget, a network already measured costs none.
 
@@ -57,23 +71,27 @@ class Ledger:
         genomes: measured genomes in order, shape ``(n, n_var)``; a genome that differs from an earlier one only in
             what does not change the network (the dataflow) is listed too.
         errors: their measured errors, ``(n,)``; NaN where measuring failed.
+        divergences: their measured divergences, ``(n,)``; NaN where nothing tells them.
+        notes: what the strategy tells of itself, plain values; they go into the run's summary.
     """
 
-    def __init__(self, task: SearchTask, budget: int, measure: Callable[[Request], Doubles]) -> None:
+    def __init__(self, task: SearchTask, budget: int, measure: Callable[[Request], Doubles | Readings]) -> None:
         """Open a ledger with nothing measured.
 
         Args:
             task: defines equal networks.
             budget: networks that may be measured.
-            measure: measures a request; returns errors ``(n,)``. May raise to end the search early.
+            measure: measures a request; returns errors ``(n,)``, or readings. May raise to end the search early.
         """
         self._space = task.problem.space
         self._measure = measure
-        self._known: dict[bytes, float] = {}
+        self._known: dict[bytes, tuple[float, float]] = {}
         self._listed: set[bytes] = set()
         self.remaining = budget
         self.genomes: Genomes = np.zeros((0, self._space.n_var), dtype=np.int64)
         self.errors: Doubles = np.zeros(0)
+        self.divergences: Doubles = np.zeros(0)
+        self.notes: dict[str, Any] = {}
 
     def is_known(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Which canonical genomes are networks that have been measured, with whatever dataflows, ``(n,)``."""
@@ -97,13 +115,16 @@ class Ledger:
         if fresh:
             positions = list(fresh.values())
             measured = self._measure(Request(genomes[positions], predicted[positions], stage))
-            self._known.update(zip(fresh, measured.tolist(), strict=True))
+            if not isinstance(measured, Readings):
+                measured = Readings(measured, np.full(len(measured), np.nan))
+            pairs = zip(measured.errors.tolist(), measured.divergences.tolist(), strict=True)
+            self._known.update(zip(fresh, pairs, strict=True))
             self.remaining -= len(fresh)
-        errors = np.array([self._known.get(key, np.nan) for key in keys])
-        self._list(genomes, errors)
-        return errors
+        known = np.array([self._known.get(key, (np.nan, np.nan)) for key in keys]).reshape(-1, 2)
+        self._list(genomes, known)
+        return known[:, 0]
 
-    def _list(self, genomes: Genomes, errors: Doubles) -> None:
+    def _list(self, genomes: Genomes, known: Doubles) -> None:
         """Enter the genomes whose networks are known, each once."""
         rows = []
         for position in np.flatnonzero(self.is_known(genomes)).tolist():
@@ -112,4 +133,5 @@ class Ledger:
                 self._listed.add(entry)
                 rows.append(position)
         self.genomes = np.concatenate([self.genomes, genomes[rows]])
-        self.errors = np.concatenate([self.errors, errors[rows]])
+        self.errors = np.concatenate([self.errors, known[rows, 0]])
+        self.divergences = np.concatenate([self.divergences, known[rows, 1]])

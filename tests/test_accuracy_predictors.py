@@ -1,0 +1,148 @@
+"""Predictors that learn: each must come closer to a known truth, tell how sure it is, and be chosen for its ranking."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from emomc.accuracy.link import from_link, to_link
+from emomc.accuracy.predictor import AdditivePredictor, rank_correlation
+from emomc.accuracy.predictor_choice import ChosenPredictor, default_predictors
+from emomc.accuracy.predictor_corrected import CorrectedPredictor
+from emomc.accuracy.predictor_learned import LearnedPredictor, gaussian_process, ridge, trees
+from emomc.genome import Gene, SearchSpace
+
+SPACE = SearchSpace.full(
+    [f"layer{i}" for i in range(6)], [Gene("prune_ratio", (0.0, 0.3, 0.6, 0.9)), Gene("bit_width", (8, 4, 2))]
+)
+DENSE = 0.1
+Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def believed() -> Doubles:
+    steps = np.arange(4)[:, None] * 1.2 + np.arange(3)[None, :]
+    return np.asarray(1e-3 * np.exp(steps)[None] * np.linspace(0.5, 2, 6)[:, None, None])
+
+
+def truth(genomes: Integers) -> Doubles:
+    """Layers are more or less sensitive than believed, each by a factor of its own."""
+    factors = np.exp(np.array([1.5, -1.5, 1.0, -1.0, 0.7, -0.7]))[:, None, None]
+    layer = np.arange(6)[None, :]
+    return np.asarray((believed() * factors)[(layer, *np.moveaxis(SPACE.split(genomes), 2, 0))].sum(axis=1))
+
+
+def errors(genomes: Integers) -> Doubles:
+    return from_link(np.log(truth(genomes)), DENSE)
+
+
+def networks(n: int, seed: int) -> Integers:
+    return SPACE.random(n, np.random.default_rng(seed))
+
+
+@given(error=st.floats(0.1001, 0.99), samples=st.sampled_from([None, 500]))
+def test_the_link_goes_there_and_back(error: float, samples: int | None) -> None:
+    links, variance = to_link(np.array([error]), DENSE, samples)
+    least = DENSE + (0.9 / samples if samples else 1e-7)
+    assert from_link(links, DENSE) == pytest.approx([max(error, least)], rel=1e-6)
+    assert (variance > 0).all() == (samples is not None)
+
+
+def test_sampling_variance_of_the_link_is_that_of_repeated_measurements() -> None:
+    """Draws of a loss of 5 % on 2,000 samples, where only samples that change count."""
+    rng = np.random.default_rng(0)
+    drawn = rng.binomial(2000, 0.05 * 0.9, 4000) / 2000
+    spread = float(to_link(DENSE + drawn, DENSE)[0].std())
+    told = float(np.sqrt(to_link(np.array([DENSE + 0.045]), DENSE, 2000)[1][0]))
+    assert told == pytest.approx(spread, rel=0.15)
+
+
+def made(kind: str) -> AdditivePredictor | CorrectedPredictor | LearnedPredictor:
+    if kind == "additive":
+        return AdditivePredictor(SPACE, believed(), DENSE)
+    if kind == "corrected":
+        return CorrectedPredictor(SPACE, believed(), DENSE)
+    regressor = {"ridge": ridge, "gaussian process": gaussian_process, "trees": trees}[kind]()
+    return LearnedPredictor(SPACE, believed(), DENSE, None, regressor)
+
+
+LEARNING = ("corrected", "ridge", "gaussian process", "trees")
+
+
+@pytest.mark.parametrize("kind", LEARNING)
+def test_learning_corrects_wrong_sensitivities(kind: str) -> None:
+    """Ranks unseen networks better than the additive predictor, which keeps the order of wrong sensitivities."""
+    seen, unseen = networks(80, 0), networks(300, 1)
+    plain, learned = made("additive"), made(kind)
+    for predictor in (plain, learned):
+        predictor.fit(seen, errors(seen))
+    before, after = (rank_correlation(each.predict(unseen)[0], errors(unseen)) for each in (plain, learned))
+    assert after > before + 0.02
+    if kind == "corrected":
+        assert after > 0.93
+
+
+@pytest.mark.parametrize("kind", ["additive", *LEARNING])
+def test_unfitted_and_failed_measurements_leave_usable_predictions(kind: str) -> None:
+    predictor, rows = made(kind), networks(30, 2)
+    for measured in (np.full(30, np.nan), np.where(np.arange(30) < 10, np.nan, errors(rows))):
+        predictor.fit(rows, measured)
+        mean, spread = predictor.predict(rows)
+        assert np.all((mean >= DENSE) & (mean <= 1)) and np.all(spread >= 0) and np.all(np.isfinite(spread))
+
+
+def test_divergences_teach_more_than_counted_errors() -> None:
+    """On few samples counts are coarse, the divergence is not."""
+    rng = np.random.default_rng(0)
+    seen, unseen, samples = networks(60, 3), networks(300, 4), 200
+    counted = DENSE + rng.binomial(samples, errors(seen) - DENSE) / samples
+    taus = []
+    for divergences in (None, truth(seen)):
+        predictor = CorrectedPredictor(SPACE, believed(), DENSE, samples)
+        predictor.fit(seen, counted, divergences)
+        taus.append(rank_correlation(predictor.predict(unseen)[0], errors(unseen)))
+    assert taus[1] > taus[0]
+
+
+def test_the_corrected_table_comes_closer_to_the_truth() -> None:
+    predictor, seen = CorrectedPredictor(SPACE, believed(), DENSE), networks(100, 5)
+    predictor.fit(seen, errors(seen))
+    factors = np.log(predictor.table / believed()).mean(axis=(1, 2))
+    assert np.corrcoef(factors, [1.5, -1.5, 1.0, -1.0, 0.7, -0.7])[0, 1] > 0.9
+
+
+class Fixed:
+    """Predicts by a rule and learns nothing."""
+
+    def __init__(self, sign: float) -> None:
+        self._sign = sign
+
+    def fit(self, genomes: Integers, errors: Doubles, divergences: Doubles | None = None) -> None: ...
+
+    def predict(self, genomes: Integers) -> tuple[Doubles, Doubles]:
+        return 0.5 + self._sign * (errors(genomes) - 0.5), np.full(len(genomes), 0.3)
+
+
+def test_the_one_that_ranked_best_before_measuring_is_used() -> None:
+    rows = networks(60, 6)
+    chosen = ChosenPredictor(CorrectedPredictor(SPACE, believed(), DENSE), {"right": Fixed(1), "wrong": Fixed(-1)})
+    assert chosen.name == "corrected"
+    for stop in range(8, 61, 8):
+        chosen.fit(rows[:stop], errors(rows[:stop]))
+    assert chosen.name == "right"
+    assert chosen.rank_correlations["right"] == 1.0 and chosen.rank_correlations["wrong"] == -1.0
+    mean, spread = chosen.predict(rows)
+    assert np.array_equal(mean, Fixed(1).predict(rows)[0])
+    assert np.all(spread < 0.3)  # it was never off, so it is believed more than it claims
+
+
+def test_a_search_predicts_better_as_it_measures() -> None:
+    predictor = default_predictors(SPACE, believed(), DENSE, None)
+    rows, unseen = networks(64, 7), networks(200, 8)
+    before = rank_correlation(predictor.predict(unseen)[0], errors(unseen))
+    for stop in (16, 40, 64):
+        predictor.fit(rows[:stop], errors(rows[:stop]))
+    assert rank_correlation(predictor.predict(unseen)[0], errors(unseen)) > max(before, 0.9)
