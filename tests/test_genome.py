@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from emomc.compression import METHODS
 from emomc.errors import EmomcError
 from emomc.genome import (
+    ACTIVATION_BITS,
     BIT_WIDTH,
     CHANNEL,
     DATAFLOW,
@@ -154,7 +155,8 @@ def test_equal_networks_have_equal_genomes_and_different_ones_have_not(kept: tup
 
 
 def test_a_space_has_a_granularity_only_if_asked() -> None:
-    assert [gene.name for gene in all_genes()] == [PRUNE_RATIO, GRANULARITY, BIT_WIDTH, SHARED_VALUES, DATAFLOW]
+    names = [PRUNE_RATIO, GRANULARITY, BIT_WIDTH, SHARED_VALUES, ACTIVATION_BITS, DATAFLOW]
+    assert [gene.name for gene in all_genes()] == names
     assert not SearchSpace.full(("a",)).has(GRANULARITY)
     assert [pattern_of(each) for each in (WEIGHT, CHANNEL, "2:4", "1:64")] == [None, None, (2, 4), (1, 64)]
     for text in ("", "2", "4:2", "4:4", "0:4", "1:65", "2:x", "filter", "2:4:8", "-1:4"):

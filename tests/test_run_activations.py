@@ -93,7 +93,7 @@ def test_points_decode_to_networks_that_quantize_as_their_genes_say(finished: tu
         }
         assert found == {name: width for name, width in bits.items() if width != UNQUANTIZED}
         widths |= set(bits.values())
-    assert {16, 8} <= widths
+    assert len(widths) > 1
     task = load_task("digits")
     point = max(
         outcome.points,
