@@ -59,6 +59,15 @@ def test_a_layer_without_dataflow_runs_on_the_best(name: str) -> None:
     assert 0 < (third.utilization or 0) <= 1
 
 
+@pytest.mark.parametrize("name", PHYSICAL)
+def test_the_array_is_as_busy_as_its_layers_weighed_by_their_time(name: str) -> None:
+    cost = network_cost(load_accelerator(name), LAYERS, CHOICES)
+    macs, busy = zip(*((row.layer.macs, row.utilization) for row in cost.layers), strict=True)
+    assert cost.utilization == pytest.approx(
+        sum(macs) / sum(count / share for count, share in zip(macs, busy, strict=True))
+    )
+
+
 def test_a_dataflow_that_is_not_offered_is_refused() -> None:
     with pytest.raises(EmomcError, match="FY:Y"):
         network_cost(load_accelerator("published"), LAYERS, [LayerChoice(dataflow="FY:Y")] * 3)

@@ -67,6 +67,12 @@ class NetworkCost:
         columns = {name: [layer.metrics[name] for layer in self.layers] for name in self.layers[0].metrics}
         return {name: max(of) if METRICS[name].combine == "max" else sum(of) for name, of in columns.items()}
 
+    @property
+    def utilization(self) -> float | None:
+        """Filled fraction of the slots that the array offers over all layers; None where the model does not tell."""
+        slots = self.metrics.get("slots")
+        return None if slots is None else sum(row.layer.macs for row in self.layers) / slots
+
     @cached_property
     def items(self) -> dict[str, float]:
         """Joules by item of all layers; items that cost nothing are left out."""

@@ -41,7 +41,13 @@ def comparison_tables(costs: Sequence[NetworkCost], what: str) -> list[Table]:
     for name, unit in _UNITS.items():
         if any(name in cost.metrics for cost in costs):
             parts.add_row(_HEADS[name], *(si(c.metrics[name], unit) if name in c.metrics else "-" for c in costs))
+    if any(cost.utilization is not None for cost in costs):
+        parts.add_row("PEs busy", *(_busy(cost.utilization) or "-" for cost in costs))
     return [layers, parts]
+
+
+def _busy(utilization: float | None) -> str:
+    return "" if utilization is None else f"{100 * utilization:.0f} %"
 
 
 def _share(cost: NetworkCost, level: str) -> str:
@@ -109,8 +115,7 @@ def _other_metrics(cost: NetworkCost) -> Table:
         return [si(metrics(name), _UNITS[name]) for name in names]
 
     for row in cost.layers:
-        busy = "" if row.utilization is None else f"{100 * row.utilization:.0f} %"
-        table.add_row(row.layer.name, *cells(row.metrics.__getitem__), busy)
+        table.add_row(row.layer.name, *cells(row.metrics.__getitem__), _busy(row.utilization))
     table.add_section()
-    table.add_row("all", *cells(cost.metrics.__getitem__), "", style="bold")
+    table.add_row("all", *cells(cost.metrics.__getitem__), _busy(cost.utilization), style="bold")
     return table
