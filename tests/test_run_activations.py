@@ -17,6 +17,7 @@ from emomc.errors import EmomcError
 from emomc.export import measure_file
 from emomc.genome import ACTIVATION_BITS, BIT_WIDTH, DATAFLOW, PRUNE_RATIO, SHARED_VALUES, UNQUANTIZED
 from emomc.problems.tasks import load_task
+from emomc.run.workers import Job
 
 FEW = MappingProxyType({PRUNE_RATIO: (0.0, 0.5), BIT_WIDTH: (8, 4), SHARED_VALUES: (0,)})
 
@@ -76,22 +77,36 @@ def test_the_column_is_charged_by_the_accelerator_and_adds_nothing_else(accelera
         assert added == pytest.approx(np.broadcast_to(added[:, :1], added.shape))  # the same for every weight
 
 
+def quantizer_widths(path: Path) -> dict[str, int]:
+    """Bits of every quantizer of the network in a file, by layer."""
+    return {
+        name.removesuffix(".input_quantizer"): child.grid.bit_width
+        for name, child in emomc.load(path).named_modules()
+        if isinstance(child, InputQuantizer)
+    }
+
+
+def test_a_file_quantizes_as_its_genes_say_with_every_width_in_one_network(tmp_path: Path) -> None:
+    with emomc.Session(tmp_path, options(budget=1), workers=1) as session:
+        space, path = session.space, tmp_path / "mixed.emomc"
+        genome = np.zeros((1, space.n_var), np.int64)
+        space.split(genome)[0, :, space.column(ACTIVATION_BITS)] = np.arange(space.n_layers) % 3
+        ((variants, widths),) = session.networks(space.canonical(genome))
+        arguments = (variants, path, session.task.header, "calibration", widths)
+        session.run_jobs([Job("finish", arguments, stored_as=(variants, "calibration", widths), makes=path)], "")
+        bits = dict(zip(space.layers, widths or (), strict=True))
+    assert set(bits.values()) == {16, 8, 3}
+    assert quantizer_widths(path) == {name: width for name, width in bits.items() if width != UNQUANTIZED}
+
+
 def test_points_decode_to_networks_that_quantize_as_their_genes_say(finished: tuple[Path, emomc.Outcome]) -> None:
     folder, outcome = finished
     widths = set()
     for point in outcome.points:
         path = folder / point.file
         assert path.stat().st_size == point.objectives["size_bytes"]
-        network, bits = (
-            emomc.load(path),
-            {name: int(choices[ACTIVATION_BITS]) for name, choices in point.configuration.layers.items()},
-        )
-        found = {
-            name.removesuffix(".input_quantizer"): child.grid.bit_width
-            for name, child in network.named_modules()
-            if isinstance(child, InputQuantizer)
-        }
-        assert found == {name: width for name, width in bits.items() if width != UNQUANTIZED}
+        bits = {name: int(choices[ACTIVATION_BITS]) for name, choices in point.configuration.layers.items()}
+        assert quantizer_widths(path) == {name: width for name, width in bits.items() if width != UNQUANTIZED}
         widths |= set(bits.values())
     assert len(widths) > 1
     task = load_task("digits")

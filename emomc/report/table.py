@@ -74,6 +74,8 @@ def search_facts(run: RunData) -> list[str]:
     tau = float(summary["rank_correlation"])
     if math.isfinite(tau):
         facts.append(f"Errors predicted before they were measured rank the networks with Kendall's tau {tau:.2f}.")
+    if "predictor" in summary:
+        facts.append(f"Of the predictors that compete, {summary['predictor']!r} was in use in the end.")
     return facts
 
 

@@ -39,18 +39,15 @@ def hypervolume(values: Doubles, reference: Doubles) -> float:
     return float(moocore.hypervolume(inside, ref=np.ones(len(reference)))) if len(inside) else 0.0
 
 
-def spread_coordinates(
-    values: Doubles, is_error: NDArray[np.bool_], best_error: float, alike: float = ALIKE
-) -> Doubles:
+def spread_coordinates(values: Doubles, is_error: NDArray[np.bool_], best_error: float) -> Doubles:
     """Coordinates in which equal steps are equally interesting: costs by ratio, errors by loss above the best.
 
     Args:
         values: shape ``(n, objectives)``.
         is_error: shape ``(objectives,)``.
         best_error: error to which losses are relative.
-        alike: losses below this count as alike.
     """
-    loss = np.maximum(values - best_error, 0.0) + alike
+    loss = np.maximum(values - best_error, 0.0) + ALIKE
     coordinates = np.log(np.where(is_error, loss, np.maximum(np.abs(values), 1e-300)))
     return np.asarray(coordinates)
 
