@@ -243,6 +243,19 @@ def test_a_fine_codebook_costs_what_exact_clusters_cost(count: int) -> None:
     assert optimum * (1 - 1e-6) <= error(weight, shared) <= optimum * 1.001
 
 
+@given(seed=st.integers(0, 10_000), magnitudes=st.integers(0, 30), counts=st.sets(st.integers(1, 20), min_size=1))
+def test_weights_of_any_importance_are_clustered(seed: int, magnitudes: int, counts: set[int]) -> None:
+    rng = np.random.default_rng(seed)
+    weight = weights((6, 50), seed)
+    importance = (10 ** rng.uniform(-magnitudes, 0, weight.shape) * (rng.random(weight.shape) < 0.8)).astype(np.float32)
+    clusters = cluster_nonzero(weight, sorted(counts), importance)
+    for count in counts:
+        centroids = clusters.centroids[count]
+        assert len(centroids) == count
+        assert np.isfinite(centroids).all() and (np.diff(centroids) > 0).all()
+        assert weight.min() <= centroids[0] and centroids[-1] <= weight.max()
+
+
 @pytest.mark.parametrize("bits", [3, 4, 6])
 def test_a_codebook_is_never_worse_than_on_the_whole_range(bits: int) -> None:
     weight = weights((4, 100), seed=3)

@@ -240,9 +240,18 @@ def test_degenerate_layers_give_finite_results(kind: str) -> None:
     weight, gram = a_layer(kind, samples=3)  # fewer inputs than weights
     dead = gram.copy()
     dead[:, :2], dead[:, :, :2] = 0, 0  # inputs that are always zero
+    silent = gram.copy()
+    silent[0] = 0  # a group, such as a channel of a depthwise layer, that never sees anything
     tiny = weight.copy()
     tiny[0] *= 1e-12  # an output channel that weight decay has removed
-    for w, h in ((weight, gram), (weight, dead), (weight, 0 * gram), (0 * weight, gram), (tiny, gram)):
+    for w, h in (
+        (weight, gram),
+        (weight, dead),
+        (weight, silent),
+        (weight, 0 * gram),
+        (0 * weight, gram),
+        (tiny, gram),
+    ):
         for tensor in METHODS["obs"](w, 0.5, [(16, 0), (4, 0), (2, 0), (8, 4), (4, 4)], h):
             result = tensor.dequantize()
             assert np.isfinite(result).all()

@@ -18,6 +18,8 @@ Doubles = NDArray[np.float64]
 # range wide at most, which is far below the width of a cluster.
 MAX_POINTS = 4096
 _CLIPPING = np.linspace(0.5, 1.0, 21)
+# Least importance of a weight, as a part of the largest: below it, sums over a layer no longer resolve it.
+_LEAST_IMPORTANCE = 1e-8
 
 
 def distinct_points(
@@ -167,13 +169,21 @@ def cluster_nonzero(weight: Floats, counts: Sequence[int], importance: NDArray[n
     Args:
         weight: any shape.
         counts: numbers of shared non-zero values, each at least 1.
-        importance: positive factor of each weight's squared error, same shape; 1 if not given.
+        importance: factor of each weight's squared error, same shape; 1 if not given. Weights that matter for no
+            input, which have 0, count as little as sums resolve.
     """
     kept = weight != 0
     if not kept.any():
         return Clusters(np.zeros(0), np.zeros(0), {count: np.zeros(1) for count in counts})
-    points, population = distinct_points(weight[kept], None if importance is None else importance[kept])
+    points, population = distinct_points(weight[kept], None if importance is None else _resolved(importance[kept]))
     return Clusters(points, population, kmeans_1d(points, population, counts))
+
+
+def _resolved(importance: NDArray[np.floating]) -> NDArray[np.floating]:
+    largest = float(importance.max())
+    if largest <= 0:
+        return np.ones_like(importance)
+    return np.maximum(importance, _LEAST_IMPORTANCE * largest)
 
 
 def share_values(weight: Floats, clusters: Clusters, count: int, bit_width: int) -> CodedTensor:
