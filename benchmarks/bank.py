@@ -44,10 +44,10 @@ IMAGES = 32  # random images of ImageNet's size
 
 
 class Watch:
-    """Resident memory and processor time of this process and its children during a block, sampled twice a second.
+    """Memory and processor time of this process and its children during a block, sampled twice a second.
 
     Attributes:
-        peak_bytes: largest resident memory; what processes share counts in each.
+        peak_bytes: largest memory held by all of them together; pages that processes share count once.
         processor_seconds: of all of them.
     """
 
@@ -77,15 +77,16 @@ class Watch:
 
 
 def usage(pid: int) -> tuple[int, float]:
-    """Resident bytes and processor seconds of a process and of all that it started, as Linux tells."""
+    """Proportional resident bytes and processor seconds of a process and of all that it started, as Linux tells."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         ticks = sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0, 0.0  # it has just ended
     below = [usage(int(child)) for child in children]
-    resident = pages * os.sysconf("SC_PAGE_SIZE") + sum(each[0] for each in below)
+    held = next((1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0)
+    resident = held + sum(each[0] for each in below)
     return resident, ticks / os.sysconf("SC_CLK_TCK") + sum(each[1] for each in below)
 
 

@@ -68,6 +68,16 @@ class CostTables:
                 results[metric][start:stop] = self._combine(metric, self._flat[metric].take(indices))
         return results
 
+    def least(self, metric: str) -> float:
+        """The lowest value that any network of the space has: every layer's cheapest allowed choice.
+
+        Args:
+            metric: one of ``tables``.
+        """
+        table = np.broadcast_to(self.tables[metric], (self.space.n_layers, *self.space.shape))
+        cheapest = [layer[np.ix_(*allowed)].min() for layer, allowed in zip(table, self.space.allowed, strict=True)]
+        return float(self._combine(metric, np.array(cheapest)[:, None])[0])
+
     def _indices(self, genomes: Integers) -> NDArray[np.int32]:
         """Position of each layer's entry in the flat table, shape ``(layers, n)``."""
         columns = genomes.T.reshape(self.space.n_layers, self.space.n_genes, -1)

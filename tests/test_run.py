@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import random
 import shutil
 import signal
@@ -206,15 +207,35 @@ def test_constraints_hold_on_the_front(warm: Path) -> None:
     assert max(point.objectives["size_bytes"] for point in outcome.points) <= 6000
 
 
-def test_where_nothing_meets_the_constraints_the_closest_network_tells_by_how_much(warm: Path) -> None:
-    options = replace(OPTIONS, budget=10, constraints=("size<=100B", "energy<=1J"))
+def least_size(finished: tuple[Path, emomc.Outcome]) -> int:
+    with emomc.Session(finished[0], OPTIONS, workers=1) as session:
+        return math.ceil(session.costs.least("size"))
+
+
+def test_limits_that_no_network_can_meet_are_refused_before_anything_is_measured(
+    finished: tuple[Path, emomc.Outcome], warm: Path
+) -> None:
+    least = least_size(finished)
+    unmet = replace(OPTIONS, constraints=(f"size<={least - 2}B",))
+    with pytest.raises(emomc.EmomcError, match=r"size<=\d+B cannot be met: the least .* has is \d+B\. Raise the limit"):
+        emomc.Session(warm, unmet, workers=1)
+    fitting = replace(OPTIONS, constraints=(f"size<={least}B",))
+    with emomc.Session(warm, fitting, workers=1) as session:
+        assert session.problem.n_ieq_constr == 2
+
+
+def test_where_nothing_meets_the_constraints_the_closest_network_tells_by_how_much(
+    finished: tuple[Path, emomc.Outcome], warm: Path
+) -> None:
+    limit = float(least_size(finished))  # met by a network that has lost its accuracy
+    options = replace(OPTIONS, budget=10, constraints=(f"size<={limit}B", "energy<=1J"))
     with emomc.Session(warm, options, workers=1) as session:
         outcome = emomc.run_search(session)
     assert not outcome.points and len(outcome.evaluations) == 10
     unmet = {each["constraint"]: each for each in json.loads((warm / "summary.json").read_text())["unmet"]}
     sizes = [entry.objectives["size_bytes"] for entry in outcome.evaluations]
     assert "size" in unmet and "energy" not in unmet
-    assert (unmet["size"]["unit"], unmet["size"]["limit"]) == ("B", 100.0)
+    assert (unmet["size"]["unit"], unmet["size"]["limit"]) == ("B", limit)
     assert any(unmet["size"]["value"] == pytest.approx(size) for size in sizes)
     assert unmet["size"]["value"] < np.median(sizes)
 

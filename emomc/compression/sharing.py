@@ -183,7 +183,7 @@ def _resolved(importance: NDArray[np.floating]) -> NDArray[np.floating]:
     largest = float(importance.max())
     if largest <= 0:
         return np.ones_like(importance)
-    return np.maximum(importance, _LEAST_IMPORTANCE * largest)
+    return np.asarray(np.maximum(importance, _LEAST_IMPORTANCE * largest))
 
 
 def share_values(weight: Floats, clusters: Clusters, count: int, bit_width: int) -> CodedTensor:

@@ -39,7 +39,7 @@ from emomc.genome import (
 )
 from emomc.hardware import METRICS, CostModel, load_accelerator
 from emomc.network import Network, trace
-from emomc.problems.compression import CompressionProblem
+from emomc.problems.compression import CompressionProblem, check_attainable
 from emomc.problems.objectives import Constraint, Objective, load_objective, parse_constraint
 from emomc.problems.tasks import Task, load_task
 from emomc.problems.tasks.cache import cache_folder
@@ -159,6 +159,7 @@ class Session:
         quantized = self.space.has(ACTIVATION_BITS)
         overhead = float(file_overhead(self.task.module, self.network, self.task.header, quantized))
         self.costs = cost_tables(self.bank, self.network.layers, self.accelerator, overhead, self._input_sparsity())
+        check_attainable(self.costs, constraints)
         self._progress("starting workers", 0, 1)
         evaluator = Evaluator(
             self.task.module, self.network, self.task.splits, self.bank, self.task.error, self._settings
