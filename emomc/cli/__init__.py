@@ -8,6 +8,7 @@ from emomc.cli.compress import compress
 from emomc.cli.cost import cost
 from emomc.cli.faults import ClearErrors
 from emomc.cli.files import export, verify
+from emomc.cli.finetune import finetune
 from emomc.cli.inspect import inspect
 from emomc.cli.runs import pick, plot, salvage, show
 from emomc.cli.search import search
@@ -38,5 +39,5 @@ def main() -> None:
     """  # noqa: D301 - click's mark
 
 
-for _command in (tasks, search, compress, show, plot, pick, export, verify, inspect, cost, salvage, train):
+for _command in (tasks, search, compress, show, plot, pick, export, verify, inspect, cost, salvage, train, finetune):
     main.add_command(_command)

@@ -60,7 +60,7 @@ def export(
       module = emomc.load("digits.emomc")               a torch module, decoded
       state = torch.load("digits.pt", weights_only=True)
     """  # noqa: D301 - click's mark
-    path = _file_of(source, point)
+    path = file_of(source, point)
     if out.exists() and (not force or out.is_dir() or out.samefile(path)):
         raise EmomcError(f"{out} exists. Choose another name, or replace it with --force.")
     if shrink and kind != "emomc":
@@ -79,7 +79,7 @@ def export(
     click.echo(f"{out}: {out.stat().st_size} bytes, {f'{point} of {source}' if point else source}")
 
 
-def _file_of(source: Path, point: str | None) -> Path:
+def file_of(source: Path, point: str | None) -> Path:
     """The compressed file that is meant."""
     if source.is_file():
         if point is not None:

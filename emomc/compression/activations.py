@@ -52,7 +52,10 @@ class ActivationGrid:
 
 
 class InputQuantizer(nn.Module):
-    """Rounds a tensor to the nearest values of a grid, ties to even, as QuantizeLinear and DequantizeLinear do."""
+    """Rounds a tensor to the nearest values of a grid, ties to even, as QuantizeLinear and DequantizeLinear do.
+
+    In training mode gradients pass as if nothing were rounded, but not where the grid ends.
+    """
 
     def __init__(self, grid: ActivationGrid) -> None:
         super().__init__()
@@ -60,6 +63,13 @@ class InputQuantizer(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs of any shape, rounded; NaN stays NaN."""
+        if self.training:
+            ends = self.grid.lowest * self.grid.scale, self.grid.highest * self.grid.scale
+            clamped = inputs.clamp(*ends)
+            return clamped + (self._rounded(inputs.detach()) - clamped.detach())
+        return self._rounded(inputs)
+
+    def _rounded(self, inputs: torch.Tensor) -> torch.Tensor:
         levels = (inputs / self.grid.scale).round_()  # several times faster than torch.fake_quantize on processors
         return levels.clamp_(self.grid.lowest, self.grid.highest).mul_(self.grid.scale)
 
@@ -112,7 +122,7 @@ def attach_quantizers(module: nn.Module, network: Network, grids: Mapping[str, A
     for name, modules in layer_modules(module, network).items():
         if name in grids:
             for layer in modules:
-                layer.add_module(_CHILD, InputQuantizer(grids[name]))
+                layer.add_module(_CHILD, InputQuantizer(grids[name]).train(layer.training))
                 layer.register_forward_pre_hook(_quantize_input)
 
 

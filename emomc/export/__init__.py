@@ -3,6 +3,7 @@
 from emomc.export.checking import FileCheck, check_file
 from emomc.export.compressing import IN_ORDER, CompressedFile, Compressor, compress
 from emomc.export.configurations import configuration_names, load_configuration
+from emomc.export.finetuning import Finetuned, finetune, finetune_recipe
 from emomc.export.loading import KNOWN_FACTORIES, load
 from emomc.export.measuring import measure_file
 from emomc.export.onnxfile import export_onnx
@@ -15,11 +16,14 @@ __all__ = [
     "CompressedFile",
     "Compressor",
     "FileCheck",
+    "Finetuned",
     "check_file",
     "compress",
     "configuration_names",
     "export_onnx",
     "export_state_dict",
+    "finetune",
+    "finetune_recipe",
     "load",
     "load_configuration",
     "measure_file",

@@ -1,5 +1,6 @@
 """Training: recovering what compression lost, and making networks to compress."""
 
+from emomc.training.coded import KeepCoded
 from emomc.training.elastic import Elastic, ElasticRange
 from emomc.training.fakequant import RoundWeights
 from emomc.training.loop import Trained, fit
@@ -12,6 +13,7 @@ __all__ = [
     "Elastic",
     "ElasticRange",
     "GrowZeros",
+    "KeepCoded",
     "KeepZeros",
     "Plain",
     "Recipe",

@@ -1,0 +1,245 @@
+"""Training a compressed network on, in the form that its file has: the last polish of a chosen point."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from emomc import coding
+from emomc.accuracy import Evaluator, Measurement, Settings, Split
+from emomc.coding import CodedTensor, NetworkFile, read_network
+from emomc.compression.glue import make_storable
+from emomc.compression.networkfile import load_network, read_grids, save_network
+from emomc.errors import EmomcError
+from emomc.export.loading import builder, check_header
+from emomc.network import Network, trace
+from emomc.problems.tasks import Task
+from emomc.training import Budget, KeepCoded, Recipe, fit
+from emomc.training.checkpoint import Progress
+
+Tell = Callable[[str, int, int], None]
+"""``tell(what, done, total)``: called as work gets done."""
+
+_COMPARED = 2000  # training images on which the network must not have become worse
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A compressed network before and after it was trained on.
+
+    Attributes:
+        path: the new file.
+        before: of the given file, on the selection split.
+        after: of the new file, decoded, on the selection split.
+        size_before: bytes of the given file.
+        size_after: bytes of the new file, not more.
+        training_loss: mean cross-entropy in nats on training images, before and after.
+        progress: how far the training went.
+    """
+
+    path: Path
+    before: Measurement
+    after: Measurement
+    size_before: int
+    size_after: int
+    training_loss: tuple[float, float]
+    progress: Progress
+
+
+def finetune_recipe(task: Task) -> Recipe:
+    """How a compressed network of a task is trained on unless told otherwise: gently, half taught by the dense one.
+
+    Raises:
+        EmomcError: the task offers no training images.
+    """
+    if task.training is None:
+        raise EmomcError(f"task {task.name!r} offers no training images: give it `training`, an emomc TrainingData.")
+    return replace(
+        task.training.recipe,
+        optimizer="sgd",
+        learning_rate=0.005,
+        weight_decay=0.0,
+        warmup=0.05,
+        label_smoothing=0.0,
+        distillation=0.5,
+    )
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody sees."""
+
+
+def _unheard(message: str) -> None:
+    """A notice that nobody hears."""
+
+
+def finetune(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    task: Task,
+    budget: Budget,
+    *,
+    recipe: Recipe | None = None,
+    checkpoint: Path | None = None,
+    settings: Settings | None = None,
+    tell: Tell = _silent,
+    notice: Callable[[str], None] = _unheard,
+) -> Finetuned:
+    """Train the network of a file on, taught by the task's dense network, and write what comes out as a new file.
+
+    Zeros, bit-widths, scales and codebook sizes stay as they are; what moves is the value of each weight on its grid,
+    the entries of codebooks, biases and batch norms. The new file is not larger than the given one. The test split is
+    not touched.
+
+    Args:
+        source: a compressed file of the task.
+        out: file to write; replaced if it exists.
+        task: with training images.
+        budget: how long to train.
+        recipe: how; `finetune_recipe` unless given.
+        checkpoint: kept while training, so that an interrupted call goes on when it is repeated.
+        settings: how networks are measured, and the device.
+        tell: told of progress.
+        notice: told in words of what goes wrong and what is done about it.
+
+    Raises:
+        EmomcError: the file is damaged or of another network, the task offers no training images, or training made the
+            network worse on them; nothing is written then.
+
+    Example:
+        >>> found = emomc.finetune("small.emomc", "tuned.emomc", task, emomc.Budget(epochs=3))
+        >>> found.before.error, found.after.error, found.size_after - found.size_before
+    """
+    recipe = recipe or finetune_recipe(task)
+    assert task.training is not None
+    file = read_network(source)
+    check_header(file)
+    start = load_network(file, _builder(file, task))
+    network = trace(start, task.example_input)
+    stored = {layer.weight: file.tensor(layer.name, layer.weight_shape) for layer in network.layers}
+    regime, images = KeepCoded(stored), task.training.load()
+    settings = settings or Settings()
+    trained = fit(
+        copy.deepcopy(start).requires_grad_(True),
+        images,
+        recipe,
+        budget,
+        regime=regime,
+        teacher=task.module,
+        path=checkpoint,
+        device=settings.device,
+        tell=tell,
+        notice=notice,
+    )
+    tell("writing", 0, 1)
+    blobs = _fitting(network, file, trained.module, stored, regime.coded(trained.module))
+    module = _as_stored(trained.module, network, blobs)
+    losses = _loss(start, images), _loss(module, images)
+    if losses[1] > losses[0]:
+        raise EmomcError(
+            f"training made the network worse on training images: {losses[0]:.4f} nats before, {losses[1]:.4f} after. "
+            "Nothing was written. Train longer, or with a lower learning rate."
+        )
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_network(path, module, network, blobs, file.header, read_grids(file, network))
+    tell("measuring", 0, 1)
+    evaluator = Evaluator(task.module, trace(task.module, task.example_input), task.splits, None, task.error, settings)
+    decoded = load_network(read_network(path), _builder(file, task))
+    return Finetuned(
+        path,
+        evaluator.measure_module(start, "selection"),
+        evaluator.measure_module(decoded, "selection"),
+        file.length,
+        path.stat().st_size,
+        losses,
+        trained.progress,
+    )
+
+
+def _builder(file: NetworkFile, task: Task) -> Callable[[], nn.Module]:
+    return builder(file) if "graph" in file.header else lambda: copy.deepcopy(task.module)
+
+
+def _fitting(
+    network: Network,
+    file: NetworkFile,
+    module: nn.Module,
+    stored: Mapping[str, CodedTensor],
+    moved: Mapping[str, CodedTensor],
+) -> dict[str, bytes]:
+    """Coded weights by layer name, together not longer than those of the file.
+
+    Other values on the same grid may need a few bytes more. Where they do, layers that have grown are brought back.
+    """
+    parameters = dict(module.named_parameters())
+    blobs = {layer.name: coding.encode_tensor(moved[layer.weight]) for layer in network.layers}
+    allowed = sum(map(len, file.blobs.values()))
+    growth = {layer: len(blobs[layer.name]) - len(file.blobs[layer.name]) for layer in network.layers}
+    for layer in sorted(growth, key=lambda each: -growth[each]):
+        if sum(map(len, blobs.values())) <= allowed:
+            break
+        weight = parameters[layer.weight].detach().numpy()
+        old, limit = stored[layer.weight], len(file.blobs[layer.name])
+        blobs[layer.name] = shortened(old, moved[layer.weight], weight, limit) or file.blobs[layer.name]
+    return blobs
+
+
+def shortened(old: CodedTensor, new: CodedTensor, weight: NDArray[np.float32], limit: int) -> bytes:
+    """The new integers, as many of them as fit: those whose weights moved least are as they were.
+
+    Args:
+        old: before training; its code has at most ``limit`` bytes.
+        new: after, on the same grid.
+        weight: trained weights before rounding, in the shape of both.
+        limit: bytes.
+
+    Returns:
+        The code; empty where the weights share values, which move together or not at all.
+    """
+    if old.scale.size == 1:
+        return b""
+    step = old.scale.astype(np.float32).reshape(-1, *[1] * (weight.ndim - 1))
+    moved = np.where(new.integers != old.integers, np.abs(weight / step - old.integers), -1.0).ravel()
+    order = np.argsort(-moved, kind="stable")
+    best, low, high = b"", 0, int((moved >= 0).sum())
+    while low <= high:
+        middle = (low + high) // 2
+        integers = old.integers.copy().ravel()
+        integers[order[:middle]] = new.integers.ravel()[order[:middle]]
+        blob = coding.encode_tensor(CodedTensor(integers.reshape(old.integers.shape), old.scale, old.bit_width))
+        if len(blob) <= limit:
+            best, low = blob, middle + 1
+        else:
+            high = middle - 1
+    return best
+
+
+@torch.no_grad()
+def _as_stored(module: nn.Module, network: Network, blobs: Mapping[str, bytes]) -> nn.Module:
+    """The network that the file will decode to."""
+    module = copy.deepcopy(module).requires_grad_(False)
+    state = module.state_dict()
+    for layer in network.layers:
+        weight = torch.from_numpy(coding.decode_tensor(blobs[layer.name], layer.weight_shape).dequantize())
+        for key in (layer.weight, *layer.aliases):
+            state[key].copy_(weight)
+    make_storable(module, network)
+    return module
+
+
+def _loss(module: nn.Module, images: Split) -> float:
+    """Mean cross-entropy on the first training images."""
+    some = Split(images.stored[:_COMPARED], images.targets[:_COMPARED], images.normalisation)
+    with torch.inference_mode():
+        losses = [cross_entropy(module(inputs), targets, reduction="none") for inputs, targets in some.batches(128)]
+    return float(torch.cat(losses).mean())

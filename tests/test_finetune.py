@@ -1,0 +1,178 @@
+"""Training compressed files on: what stays, what moves, and that it helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from emomc import coding
+from emomc.accuracy import Evaluator
+from emomc.coding import CodedTensor, read_network
+from emomc.compression.activations import ActivationGrid, InputQuantizer
+from emomc.errors import EmomcError
+from emomc.export import Compressor, finetune, finetune_recipe, load, measure_file
+from emomc.export.finetuning import shortened
+from emomc.network import trace
+from emomc.problems.tasks import Task, load_task
+from emomc.training import Budget, KeepCoded, Recipe
+from emomc.training.coded import Codes
+from emomc.training.loss import Loss
+from tests.test_cli import good, refused
+
+PRUNED = {"*": {"prune_ratio": 0.75, "bit_width": 3}, "residual*": {"bit_width": 4, "shared_values": 4}}
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return load_task("digits")
+
+
+@pytest.fixture(scope="module")
+def small(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file whose network has lost a lot; two of its layers have codebooks."""
+    path = tmp_path_factory.mktemp("files") / "small.emomc"
+    Compressor(task).compress(PRUNED, path, split="selection", method="magnitude")
+    return path
+
+
+def test_a_point_gets_better_at_the_same_size(task: Task, small: Path, tmp_path: Path) -> None:
+    found = finetune(small, tmp_path / "tuned.emomc", task, Budget(epochs=4))
+    before, after = read_network(small), read_network(found.path)
+    assert found.size_after == found.path.stat().st_size <= small.stat().st_size == found.size_before
+    assert found.after.error == measure_file(found.path, task, "selection").error
+    moved = 0
+    for name in before.blobs:
+        old, new = before.tensor(name), after.tensor(name)
+        assert np.array_equal(old.integers == 0, new.integers == 0)
+        assert np.array_equal(old.scale, new.scale)
+        assert old.bit_width == new.bit_width
+        moved += int((old.integers != new.integers).sum())
+        if name.startswith("residual"):  # whoever shared a value shares one still
+            pairs = set(zip(old.integers.ravel().tolist(), new.integers.ravel().tolist(), strict=True))
+            assert len(pairs) == len(np.unique(old.integers)) <= 5
+    assert moved > 0
+    assert found.training_loss[1] < 0.8 * found.training_loss[0]
+    assert found.after.loss < found.before.loss
+    # What was said of the training images is true of the decoded file, worked out anew.
+    assert task.training is not None
+    images = task.training.load()
+    with torch.no_grad():
+        loss = nn.functional.cross_entropy(load(found.path)(images.inputs), images.targets)
+    assert float(loss) == pytest.approx(found.training_loss[1], rel=1e-4)
+
+
+def test_quantized_inputs_are_trained_with(task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "a.emomc"
+    Compressor(task).compress(
+        {"*": {"bit_width": 3, "prune_ratio": 0.8, "activation_bits": 3}}, path, split="selection"
+    )
+    found = finetune(path, tmp_path / "b.emomc", task, Budget(epochs=5))
+    assert found.training_loss[1] < found.training_loss[0]
+    network = load(found.path)
+    assert sum(isinstance(part, InputQuantizer) for part in network.modules()) == 7
+
+
+def test_training_that_harms_is_refused(task: Task, small: Path, tmp_path: Path) -> None:
+    recipe = Recipe(learning_rate=3.0, warmup=0.0, clip=1e6)
+    with pytest.raises(EmomcError, match=r"worse on training images.*Nothing was written"):
+        finetune(small, tmp_path / "worse.emomc", task, Budget(steps=8), recipe=recipe)
+    assert not (tmp_path / "worse.emomc").exists()
+
+
+def test_a_task_without_training_images_is_refused(task: Task, small: Path, tmp_path: Path) -> None:
+    bare = Task(task.name, task.module, task.splits, task.factory)
+    with pytest.raises(EmomcError, match="no training images"):
+        finetune(small, tmp_path / "x.emomc", bare, Budget(steps=1))
+    with pytest.raises(EmomcError, match="no training images"):
+        finetune_recipe(bare)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 8), st.sampled_from([1, 3]), st.floats(0, 0.9), st.integers(0, 999))
+def test_weights_stay_on_their_grid(bits: int, scales: int, zeros: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    level = 2 ** (bits - 1) - 1
+    old = rng.integers(-level, level + 1, (3, 5, 2)).astype(np.int8) * (rng.random((3, 5, 2)) >= zeros)
+    coded = CodedTensor(old.astype(np.int8), rng.uniform(0.01, 1, scales).astype(np.float16), bits)
+    codes = Codes.of(coded)
+    start = torch.from_numpy(coded.dequantize())
+    assert np.array_equal(codes.integers(codes.shared(start)).numpy(), old)  # nothing moves by itself
+    weight = (start + torch.from_numpy(rng.normal(0, 0.3, old.shape).astype(np.float32))).requires_grad_()
+    new = codes.integers(codes.shared(weight)).numpy()
+    assert np.array_equal(new == 0, old == 0)
+    assert np.abs(new).max() <= level
+    codes.shared(weight).square().sum().backward()
+    assert weight.grad is not None
+    assert not bool(weight.grad[torch.from_numpy(old == 0)].any())
+    if codes.entries is not None:
+        for value in np.unique(old):
+            alike = old == value
+            assert len(np.unique(new[alike])) == 1
+            total = 2 * weight.detach().numpy()[alike].mean() * (value != 0)  # of the square's gradients: their mean
+            assert np.allclose(weight.grad.numpy()[alike], total, atol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 999), st.floats(0, 1))
+def test_shortened_code_keeps_what_moved_most(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    old = CodedTensor(rng.integers(-1, 2, (4, 50)).astype(np.int8), np.full(4, 0.5, np.float16), 4)
+    weight = (old.integers * 0.5 + rng.normal(0, 0.5, (4, 50))).astype(np.float32)
+    new = CodedTensor(np.clip(np.rint(weight / 0.5), -7, 7).astype(np.int8), old.scale, 4)
+    lengths = [len(coding.encode_tensor(each)) for each in (old, new)]
+    limit = lengths[0] + round(share * max(lengths[1] - lengths[0], 0))
+    blob = shortened(old, new, weight, limit)
+    assert 0 < len(blob) <= limit
+    found = coding.decode_tensor(blob, (4, 50)).integers
+    changed, back = (found != old.integers), (found != new.integers)
+    assert not (changed & back).any()
+    distance = np.abs(weight / 0.5 - old.integers)
+    if changed.any() and back.any():
+        assert distance[changed].min() >= distance[back].max()
+
+
+def test_batch_norms_are_trained_as_scale_and_shift() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3)).train()
+    weight = module.get_parameter("0.weight")
+    coded = CodedTensor(np.ones(weight.shape, np.int8), np.full(2, 0.25, np.float16), 4)
+    regime = KeepCoded({"0.weight": coded})
+    regime.before(module, 0.0)
+    statistics = {name: tensor.clone() for name, tensor in module.named_buffers()}
+    images = torch.randn(5, 1, 4, 4)
+    regime.backward(module, images, Loss(Recipe(), torch.tensor([0, 1, 2, 0, 1])))
+    assert all(torch.equal(tensor, statistics[name]) for name, tensor in module.named_buffers())
+    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in module.parameters())
+
+
+def test_gradients_pass_through_rounded_inputs() -> None:
+    quantizer = InputQuantizer(ActivationGrid(2, 0.5, 1)).train()
+    inputs = torch.tensor([-2.0, -0.4, 0.1, 0.9, 3.0], requires_grad=True)
+    found = quantizer(inputs)
+    assert found.tolist() == quantizer.eval()(inputs.detach()).tolist() == [-0.5, -0.5, 0.0, 1.0, 1.0]
+    found.sum().backward()
+    assert inputs.grad is not None
+    assert inputs.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_the_command(tmp_path: Path, task: Task, small: Path) -> None:
+    out = tmp_path / "tuned.emomc"
+    told = good("finetune", small, "--steps", "6", "--batch", "32", "--out", out)
+    assert "6 steps" in told
+    assert "selection images" in told
+    assert out.stat().st_size <= small.stat().st_size
+    content = out.read_bytes()
+    assert good("finetune", small, "--steps", "6", "--batch", "32", "--out", out) == told  # finished: written anew
+    assert out.read_bytes() == content
+    assert "of another training" in refused("finetune", small, "--steps", "7", "--out", out)
+    assert "name the file to write" in refused("finetune", small)
+    (tmp_path / "tuned.training.pt").unlink()
+    assert "exists" in refused("finetune", small, "--steps", "6", "--out", out)
+    evaluator = Evaluator(task.module, trace(task.module, task.example_input), task.splits, None, task.error)
+    told = good("verify", out)
+    assert repr(evaluator.measure_module(load(out), "test").error) in told
