@@ -3,9 +3,10 @@
 The score of a network is the sum of its layers' sensitivities. Each sensitivity is off by an unknown factor ``exp(t)``;
 factors of one layer resemble each other, the more so the closer their choices are. The logarithm of the score is linear
 in ``t`` near the present estimate: the derivative is the share that a layer's choice has in the score. So measured
-networks tell the factors by linear Gaussian regression, repeated at the new estimate (Gauss-Newton). Intercept and
-slope of the target over the log-score are regressed along. How far factors are off and how alike they are is chosen by
-marginal likelihood (Rasmussen and Williams 2006, equation 2.30).
+networks tell the factors by linear Gaussian regression, repeated at the new estimate (Gauss-Newton). The target is a
+smooth curve over the log-score, near the diagonal: a straight line and a bend, regressed along; without the bend, what
+saturates in another way than the link does would be put down to the factors. How far factors are off and how alike
+they are is chosen by marginal likelihood (Rasmussen and Williams 2006, equation 2.30).
 """
 
 from __future__ import annotations
@@ -24,12 +25,22 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.integer]
 Factor = tuple[Doubles, bool]
 
-_OFF = (0.1, 0.25, 0.5, 1.0)  # standard deviation of the factors' logarithm
-_ALIKE = ((0.8, 0.2, 0.0), (0.4, 0.6, 0.0), (0.2, 0.4, 0.4), (0.0, 0.0, 1.0))  # parts: whole layer, near choices, own
-_NOISE = (0.02, 0.06, 0.15, 0.4)  # standard deviation of what no factor explains
+_OFF = (0.1, 0.25, 0.35, 0.5, 0.7, 1.0)  # standard deviation of the factors' logarithm
+_ALIKE = (  # parts of their variance: whole layer, near choices, own
+    (0.8, 0.2, 0.0),
+    (0.4, 0.6, 0.0),
+    (0.2, 0.4, 0.4),
+    (0.5, 0.0, 0.5),
+    (0.0, 0.0, 1.0),
+)
+_NOISE = (0.005, 0.02, 0.06, 0.15, 0.4)  # standard deviation of what no factor explains
 _REACH = 2.0  # steps between choices over which likeness falls to 1 / e
-_INTERCEPT, _SLOPE = 3.0, 0.4  # prior standard deviations; the prior means are 0 and 1
-_STEPS = 4
+_INTERCEPT, _SLOPE = 3.0, 0.4  # prior standard deviations of the curve; the prior means are 0 and 1
+_BEND, _BENDS = 0.5, 2.0  # standard deviation of its bend, and the log-score over which it bends
+_STEPS = 8
+_CHOOSING = (0, 2, 5)  # steps that choose the prior anew
+_STEP = 0.05  # of the difference quotient that is the slope
+_SLOPES = (0.2, 5.0)  # the slope is taken to be within
 _MOST = 4.0  # largest logarithm of a factor
 
 
@@ -47,12 +58,23 @@ class _Point:
     Attributes:
         choices: shape ``(n, L)``.
         log_score: shape ``(n,)``.
-        shares: of each layer in the score, shape ``(n, L)``.
+        pulls: derivative of the target by the logarithm of each layer's factor, shape ``(n, L)``.
     """
 
     choices: Integers
     log_score: Doubles
-    shares: Doubles
+    pulls: Doubles
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """What the target is above the log-score: a Gaussian process's mean, given by weights at known log-scores."""
+
+    known: Doubles
+    weights: Doubles
+
+    def __call__(self, log_score: Doubles) -> Doubles:
+        return np.asarray(_curves(log_score, self.known) @ self.weights)
 
 
 class CorrectedPredictor(LinkPredictor):
@@ -60,70 +82,71 @@ class CorrectedPredictor(LinkPredictor):
 
     def __init__(self, space: SearchSpace, sensitivities: Doubles, dense_error: float, samples: int | None = None):
         super().__init__(space, sensitivities, dense_error, samples)
-        self._corrected = self._given
-        self._intercept, self._slope = 0.0, 1.0
+        self._logs = np.zeros_like(self._given)  # of the factors
+        self._curve = _Curve(np.zeros(0), np.zeros(0))
         self._prior = _Prior(0.5, _ALIKE[1], 0.15)
-        self._known: _Point | None = None
-        self._factor: Factor | None = None
+        self._learned: tuple[_Point, Factor] | None = None
         self._kernels = {alike: self._kernel(alike) for alike in _ALIKE}
 
     @property
     def table(self) -> Doubles:
         """Corrected sensitivities, which broadcast to ``(L, *space.shape)``, nats."""
-        return self._corrected.reshape(self._shape)
+        return (self._given * np.exp(self._logs)).reshape(self._shape)
 
     def _learn(self, choices: Integers, target: Doubles, variance: Doubles) -> None:
-        self._corrected, self._intercept, self._slope = self._given, 0.0, 1.0
+        self._logs, self._curve = np.zeros_like(self._given), _Curve(np.zeros(0), np.zeros(0))
         for step in range(_STEPS):
             known = self._at(choices)
-            logs = np.log(self._corrected / self._given)
-            explained = (known.shares * np.take_along_axis(logs, choices.T, axis=1).T).sum(axis=1)
-            rest = target - known.log_score + self._slope * explained
-            if step in (0, 2):
+            rest = target - known.log_score + _picked(self._logs, known)
+            if step in _CHOOSING:
                 self._prior = self._likeliest(known, rest, variance)
-            noise = self._prior.noise**2 + variance
-            weights = cho_solve(_factored(self._covariance(known, known), noise), rest)
-            kernel, pulls = self._kernels[self._prior.alike], known.shares * weights[:, None]
+            weights = cho_solve(self._factored(known, variance), rest)
+            kernel, pulls = self._kernels[self._prior.alike], known.pulls * weights[:, None]
             moved = [kernel[:, own] @ pull for own, pull in zip(choices.T, pulls.T, strict=True)]
-            logs = self._prior.off**2 * self._slope * np.array(moved)
-            self._corrected = self._given * np.exp(np.clip(logs, -_MOST, _MOST))
-            self._slope = max(1.0 + _SLOPE**2 * float(known.log_score @ weights), 0.2)
-        self._known = self._at(choices)
-        left = target - self._slope * self._known.log_score
-        self._intercept = float(np.average(left, weights=1 / noise))
-        self._factor = _factored(self._covariance(self._known, self._known), noise)
+            self._logs = np.clip(self._prior.off**2 * np.array(moved), -_MOST, _MOST)
+            self._curve = _Curve(known.log_score, weights)
+        known = self._at(choices)
+        factor = self._factored(known, variance)
+        rest = target - known.log_score + _picked(self._logs, known)
+        self._curve = _Curve(known.log_score, cho_solve(factor, rest))
+        self._learned = known, factor
 
     def _predict(self, choices: Integers) -> tuple[Doubles, Doubles]:
         point = self._at(choices)
-        mean = self._intercept + self._slope * point.log_score
+        mean = point.log_score + self._curve(point.log_score)
         kernel = self._kernels[self._prior.alike]
-        layered = (point.shares**2 * kernel[choices, choices]).sum(axis=1)
-        variance = (self._prior.off * self._slope) ** 2 * layered + self._prior.noise**2
-        if self._known is not None and self._factor is not None:
-            across = self._covariance(point, self._known)
-            known = np.einsum("ij,ji->i", across, cho_solve(self._factor, across.T))
-            variance = variance + _INTERCEPT**2 + _SLOPE**2 * point.log_score**2 - known
+        variance = self._prior.off**2 * (point.pulls**2 * kernel[choices, choices]).sum(axis=1) + self._prior.noise**2
+        if self._learned is not None:
+            known, factor = self._learned
+            across = self._covariance(point, known)
+            variance += _INTERCEPT**2 + _SLOPE**2 * point.log_score**2 + _BEND**2
+            variance -= np.einsum("ij,ji->i", across, cho_solve(factor, across.T))
         return mean, np.maximum(variance, self._prior.noise**2)
 
     def _likeliest(self, known: _Point, rest: Doubles, variance: Doubles) -> _Prior:
         """The prior of largest marginal likelihood."""
-        line, best = _line(known, known), (-np.inf, self._prior)
+        curves, best = _curves(known.log_score, known.log_score), (-np.inf, self._prior)
         for alike, kernel in self._kernels.items():
-            layered = self._slope**2 * _layered(kernel, known, known)
+            layered = _layered(kernel, known, known)
             for off, noise in itertools.product(_OFF, _NOISE):
-                factor = _factored(off**2 * layered + line, noise**2 + variance)
+                factor = _factored(off**2 * layered + curves, noise**2 + variance)
                 evidence = -0.5 * rest @ cho_solve(factor, rest) - np.log(np.diag(factor[0])).sum()
                 best = max(best, (float(evidence), _Prior(off, alike, noise)), key=lambda entry: entry[0])
         return best[1]
 
+    def _factored(self, known: _Point, variance: Doubles) -> Factor:
+        return _factored(self._covariance(known, known), self._prior.noise**2 + variance)
+
     def _covariance(self, some: _Point, others: _Point) -> Doubles:
         layered = _layered(self._kernels[self._prior.alike], some, others)
-        return np.asarray((self._prior.off * self._slope) ** 2 * layered + _line(some, others))
+        return np.asarray(self._prior.off**2 * layered + _curves(some.log_score, others.log_score))
 
     def _at(self, choices: Integers) -> _Point:
-        parts = np.take_along_axis(self._corrected, choices.T, axis=1).T
+        parts = np.take_along_axis(self._given * np.exp(self._logs), choices.T, axis=1).T
         score = parts.sum(axis=1)
-        return _Point(choices, np.log(score), parts / score[:, None])
+        log_score = np.log(score)
+        slope = 1 + (self._curve(log_score + _STEP) - self._curve(log_score - _STEP)) / (2 * _STEP)
+        return _Point(choices, log_score, np.clip(slope, *_SLOPES)[:, None] * parts / score[:, None])
 
     def _kernel(self, alike: tuple[float, float, float]) -> Doubles:
         layer, near, own = alike
@@ -132,18 +155,24 @@ class CorrectedPredictor(LinkPredictor):
         return np.asarray(layer + near * np.exp(-steps / _REACH) + own * (steps == 0))
 
 
+def _picked(logs: Doubles, known: _Point) -> Doubles:
+    """What the logarithms of factors ``(L, choices)`` add to the targets, near where the networks are."""
+    return np.asarray((known.pulls * np.take_along_axis(logs, known.choices.T, axis=1).T).sum(axis=1))
+
+
 def _layered(kernel: Doubles, some: _Point, others: _Point) -> Doubles:
     """Covariance that the factors of all layers give two sets of networks, for factors of variance 1."""
     total = np.zeros((len(some.choices), len(others.choices)))
     for layer in range(some.choices.shape[1]):
         pairs = kernel[np.ix_(some.choices[:, layer], others.choices[:, layer])]
-        total += pairs * np.multiply.outer(some.shares[:, layer], others.shares[:, layer])
+        total += pairs * np.multiply.outer(some.pulls[:, layer], others.pulls[:, layer])
     return total
 
 
-def _line(some: _Point, others: _Point) -> Doubles:
-    """Covariance that intercept and slope give."""
-    return np.asarray(_INTERCEPT**2 + _SLOPE**2 * np.multiply.outer(some.log_score, others.log_score))
+def _curves(some: Doubles, others: Doubles) -> Doubles:
+    """Covariance that the curve gives log-scores: by its intercept, its slope and its bend."""
+    bend = np.exp(-0.5 * (np.subtract.outer(some, others) / _BENDS) ** 2)
+    return np.asarray(_INTERCEPT**2 + _SLOPE**2 * np.multiply.outer(some, others) + _BEND**2 * bend)
 
 
 def _factored(covariance: Doubles, noise: Doubles) -> Factor:
