@@ -137,7 +137,8 @@ def stitching(module: nn.Module, network: emomc.Network, splits: Splits, bank: B
 
 def resnet20(data: str | None, workers: int) -> dict[str, Any]:
     """The bank of ResNet-20 in every way, and what stitching from it costs."""
-    task = emomc.load_task("cifar10-resnet20", **({"data": data} if data else {}))
+    given: dict[str, Any] = {"data": data} if data else {}
+    task = emomc.load_task("cifar10-resnet20", **given)
     choices = (RATIOS, WIDTHS, SHARED)
     with tempfile.TemporaryDirectory() as folder:
         calibration = task.splits.calibration.inputs

@@ -195,7 +195,7 @@ def draw() -> None:
     figure.savefig(RESULTS / "coding.png", dpi=150)
 
 
-def tabulate(task_name: str, method: str, options: Mapping[str, str]) -> None:
+def tabulate(task_name: str, method: str, options: Mapping[str, Any]) -> None:
     """Code all settings of a task and write the table."""
     task, rows = emomc.load_task(task_name, **options), []
     for (ratio, bits, shared), layers in compressed(task, method, CHOICES):

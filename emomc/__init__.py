@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from emomc.problems.tasks.networks import mobilenet_v1, resnet, vgg16
     from emomc.run import Options, Outcome, Session, run_search
     from emomc.search import front_of, hypervolume
-    from emomc.training import Augmentation, Budget, KeepZeros, Recipe, fit, zero_masks
+    from emomc.training import Augmentation, Budget, Elastic, ElasticRange, KeepZeros, Recipe, fit, zero_masks
 
 _HOMES = {
     "emomc.accuracy": (
@@ -137,6 +137,8 @@ _HOMES = {
     "emomc.training": (
         "Augmentation",
         "Budget",
+        "Elastic",
+        "ElasticRange",
         "KeepZeros",
         "Recipe",
         "fit",
@@ -157,6 +159,8 @@ __all__ = [
     "CostAxes",
     "CostModel",
     "CostTables",
+    "Elastic",
+    "ElasticRange",
     "EmomcError",
     "Finetuned",
     "Gene",

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
+import emomc
 from emomc.problems.tasks import load_task
+from emomc.report import read_run
+from emomc.run import read_options
 from tests.test_cli import good, refused
+
+QUICK = ["search", "digits", "--workers", "1", "--points", "3", "--method", "magnitude"]
+QUICK += ["--gene", "bit_width=8,4", "--gene", "shared_values=0"]
 
 
 def zeros(path: Path) -> dict[str, float]:
@@ -39,9 +46,60 @@ def test_training_from_scratch_and_elastic(tmp_path: Path) -> None:
     assert "2 steps" in told
 
 
+def test_a_point_of_a_run_is_recovered_and_searched_on(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "pruned.pt"
+    search = QUICK
+    good(*search, "--budget", "12", "--gene", "prune_ratio=0.5,0.8", "--run", run)
+    point = read_run(run).points[-1]
+    good("train", "digits", "--prune-as", run, point.name, "--steps", "4", "--out", out)
+    found = zeros(out)
+    for layer, genes in point.genes.items():
+        assert found[f"{layer}.weight"] == pytest.approx(float(genes["prune_ratio"]), abs=0.06)
+    good(*search, "--budget", "8", "--checkpoint", out, "--gene", "prune_ratio=0", "--run", tmp_path / "on")
+    for each in read_run(tmp_path / "on").points:  # zeros of the recovered network stay through rounding and sharing
+        state = emomc.load(tmp_path / "on" / each.file).state_dict()
+        recovered = torch.load(out, weights_only=True)["state_dict"]
+        assert all(not bool(state[name][recovered[name] == 0].any()) for name in found)
+
+
+def test_elastic_weights_are_searched_from(tmp_path: Path) -> None:
+    out = tmp_path / "elastic.pt"
+    assert f"emomc search digits --checkpoint {out}" in good(
+        "train", "digits", "--elastic", "--steps", "3", "--out", out
+    )
+    good(*QUICK, "--budget", "8", "--checkpoint", out, "--run", tmp_path)
+    task = load_task("digits", checkpoint=out)
+    assert read_options(tmp_path)["fingerprint"] == task.fingerprint != load_task("digits").fingerprint
+    assert "as reported" in good("verify", tmp_path)
+
+
+def test_new_weights_follow_the_seed(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        good(
+            "train",
+            "digits",
+            "--scratch",
+            "--steps",
+            "1",
+            "--rate",
+            "1e-30",
+            "--seed",
+            seed,
+            "--out",
+            tmp_path / f"{seed}.pt",
+        )
+    first, second = (torch.load(tmp_path / f"{seed}.pt", weights_only=True)["state_dict"] for seed in (0, 1))
+    assert not torch.equal(first["linear.weight"], second["linear.weight"])
+    expected = load_task("digits", untrained=True, weights_seed=1).module.state_dict()
+    assert torch.equal(second["linear.weight"], expected["linear.weight"])
+
+
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:
     out = tmp_path / "out.pt"
     assert "leave out --prune" in refused("train", "digits", "--elastic", "--prune", "0.5", "--out", out)
+    both = ("--prune-as", tmp_path, "p00", "--out", out)
+    assert "leave out --prune-as" in refused("train", "digits", "--scratch", *both)
+    assert "one of --prune and --prune-as" in refused("train", "digits", "--prune", "0.5", *both)
     assert "untrained weights" in refused("train", "digits", "--scratch", "--prune", "0.5", "--out", out)
     assert "exactly one" in refused("train", "digits", "--steps", "2", "--epochs", "1", "--out", out)
     good("train", "digits", "--steps", "1", "--out", out)

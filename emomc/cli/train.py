@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from emomc.cli.compress import of_point
 from emomc.cli.faults import Interrupted
+from emomc.cli.runs import FOLDER
 from emomc.cli.search import settings_for, task_options
 from emomc.errors import EmomcError
 
@@ -32,6 +35,12 @@ _MINUTES = 10.0  # where no budget is given
     metavar="RATIO",
     help="Prune first: this share of work and weights, each layer as much as it bears; zeros then stay.",
 )
+@click.option(
+    "--prune-as",
+    type=(FOLDER, str),
+    metavar="RUN POINT",
+    help="Prune first: every layer to its prune ratio in this point of a run; zeros then stay.",
+)
 @click.option("--bits", type=click.IntRange(2, 16), help="Round all layers to this width in every forward pass.")
 @click.option("--elastic", is_flag=True, help="Train under random configurations, for a search to follow.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate.  [0.01; recipe's]")
@@ -43,7 +52,11 @@ _MINUTES = 10.0  # where no budget is given
 )
 @click.option("--teacher", type=click.Path(), help="Weights of the teacher.  [those that the task starts from]")
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of order, augmentation and sampling."
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of order, augmentation, sampling, new weights.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...; auto takes cuda if present.")
 @click.option("--data", type=click.Path(), help="Data folder, for tasks that take one.")
@@ -59,16 +72,20 @@ def train(task: str, out: Path, prune: float | None, bits: int | None, elastic: 
     \b
     Examples:
       emomc train digits --prune 0.8 --epochs 10 --out pruned.pt
-      emomc search digits --checkpoint pruned.pt --run runs/pruned
+      emomc train digits --prune-as runs/digits p03 --epochs 10 --out pruned.pt
+      emomc search digits --checkpoint pruned.pt --gene prune_ratio=0 --run runs/recovered
       emomc train cifar10-vgg16 --prune 0.9 --minutes 10 --out pruned.pt
       emomc train cifar10-vgg16 --checkpoint pruned.pt --teacher vgg.pt --bits 3 --out rounded.pt
       emomc train cifar10-resnet20 --elastic --minutes 30 --out elastic.pt
       emomc train cifar10-mobilenetv1 --scratch --epochs 200 --out mobilenet.pt
     """  # noqa: D301 - click's mark
-    if elastic and (prune is not None or bits is not None):
-        raise click.UsageError("--elastic draws its own prune ratios and widths: leave out --prune and --bits.")
-    if given["scratch"] and (prune is not None or given["checkpoint"]):
-        raise click.UsageError("--scratch starts from untrained weights: leave out --prune and --checkpoint.")
+    prunes = [option for option, value in (("--prune", prune), ("--prune-as", given["prune_as"])) if value is not None]
+    if len(prunes) > 1:
+        raise click.UsageError("give one of --prune and --prune-as.")
+    if elastic and (prunes or bits is not None):
+        raise click.UsageError(f"--elastic draws its own prune ratios and widths: leave out {(*prunes, '--bits')[0]}.")
+    if given["scratch"] and (prunes or given["checkpoint"]):
+        raise click.UsageError(f"--scratch starts from untrained weights: leave out {(*prunes, '--checkpoint')[0]}.")
     try:
         _train(task, out, prune, bits, elastic, given)
     except KeyboardInterrupt:
@@ -88,14 +105,15 @@ def _train(name: str, out: Path, prune: float | None, bits: int | None, elastic:
 
         settings = settings_for(given["device"])
         options: dict[str, Any] = task_options(given["data"], given["checkpoint"], given["download"])
-        task = load_task(name, **options, **({"untrained": True} if given["scratch"] else {}))
+        fresh = {"untrained": True, "weights_seed": given["seed"]} if given["scratch"] else {}
+        task = load_task(name, **options, **fresh)
         if task.training is None:
             raise EmomcError(
                 f"task {task.name!r} offers no training images: give it `training`, an emomc TrainingData."
             )
         recipe, budget = _recipe(task, given), _budget(task, given)
         images = task.training.load()
-        start = _pruned(task, prune, out, tell) if prune else task.module
+        start = _start(task, prune, given["prune_as"], out, tell)
         trained = fit(
             start,
             images,
@@ -157,29 +175,63 @@ def _budget(task: Task, given: dict[str, Any]) -> Budget:
     return Budget(**(budget or default))
 
 
-def _pruned(task: Task, ratio: float, out: Path, tell: Tell) -> Any:
-    """The task's network pruned; kept beside the checkpoint, so that going on does not prune again."""
+def _start(task: Task, ratio: float | None, point: tuple[Path, str] | None, out: Path, tell: Tell) -> Any:
+    """The network to train; a pruned one is kept beside the checkpoint, so that going on does not prune again."""
     import copy
 
     import torch
 
-    from emomc.compression import Calibration
-    from emomc.compression.whole import prune_network
     from emomc.files import atomic_write
-    from emomc.network import trace
     from emomc.problems.tasks import network_fingerprint
     from emomc.problems.tasks.checkpoint import load_checkpoint
 
-    path = out.with_name(f"{out.stem}-start-{network_fingerprint(task.module)[:8]}-{ratio:g}.pt")
-    module = copy.deepcopy(task.module)
+    if not ratio and point is None:
+        return task.module
+    ratios = None if point is None else _ratios(*point)
+    what = f"{ratio:g}" if ratios is None else hashlib.sha256(repr(sorted(ratios.items())).encode()).hexdigest()[:8]
+    path = out.with_name(f"{out.stem}-start-{network_fingerprint(task.module)[:8]}-{what}.pt")
     if path.is_file():
+        module = copy.deepcopy(task.module)
         load_checkpoint(module, path)
         return module
+    module = _pruned_alike(task, float(ratio or 0), tell) if ratios is None else _pruned_as(task, ratios, tell)
+    with atomic_write(path) as stream:
+        torch.save(module.state_dict(), stream)
+    return module
+
+
+def _ratios(run: Path, name: str) -> dict[str, dict[str, Any]]:
+    """What a point of a run prunes, layer by layer."""
+    chosen = of_point(run, name)
+    return {layer: {gene: genes[gene] for gene in ("prune_ratio", "granularity")} for layer, genes in chosen.items()}
+
+
+def _pruned_alike(task: Task, ratio: float, tell: Tell) -> Any:
+    from emomc.compression import Calibration
+    from emomc.compression.whole import prune_network
+    from emomc.network import trace
+
     network = trace(task.module, task.example_input)
     calibration = Calibration(task.module, network, task.splits.calibration.inputs)
     module, _ = prune_network(calibration, ratio, lambda done, total: tell("pruning layers", done, total))
-    with atomic_write(path) as stream:
-        torch.save(module.state_dict(), stream)
+    return module
+
+
+def _pruned_as(task: Task, ratios: dict[str, dict[str, Any]], tell: Tell) -> Any:
+    """Zeros as `emomc compress` chooses them, with error compensation, in weights of 16 bits; all else is as given."""
+    import copy
+    import tempfile
+
+    from emomc.export import Compressor, load
+    from emomc.network import trace
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = Compressor(task).compress(ratios, Path(folder) / "pruned.emomc", split="calibration", progress=tell)
+        pruned = load(made.path, lambda: copy.deepcopy(task.module)).state_dict()
+    module = copy.deepcopy(task.module)
+    state = module.state_dict()
+    for layer in trace(task.module, task.example_input).layers:
+        state[layer.weight].copy_(pruned[layer.weight])
     return module
 
 

@@ -21,11 +21,12 @@ def task_names() -> tuple[str, ...]:
     return tuple(sorted(_registered()))
 
 
-def load_task(name: str, **options: object) -> Task:
+def load_task(name: str, *, weights_seed: int = 0, **options: object) -> Task:
     """Load and check a task.
 
     Args:
         name: an installed task's name, or ``module:function`` or ``path/to/file.py:function`` of one's own.
+        weights_seed: of the weights that new networks draw.
         **options: handed to the task's function, such as ``data`` and ``checkpoint``; None counts as not given.
 
     Raises:
@@ -35,7 +36,7 @@ def load_task(name: str, **options: object) -> Task:
     given = {key: value for key, value in options.items() if value is not None}
     _check_options(name, function, given)
     with torch.random.fork_rng(devices=[]):  # new networks draw weights; the caller's random state is not ours to move
-        torch.manual_seed(0)  # the same untrained weights each time
+        torch.manual_seed(weights_seed)  # the same untrained weights each time
         task = function(**given)
     if not isinstance(task, Task):
         raise EmomcError(f"{name!r} returns {type(task).__name__}; expected a function that returns an emomc Task.")
