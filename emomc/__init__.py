@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from emomc.operators import genome_operators, lagrangian_seeds, uniform_ladder
     from emomc.problems import Batch, CompressionProblem, Constraint, CostTables, Objective, objective, parse_constraint
     from emomc.problems.tasks import Task, TrainingData, load_task, task_names
+    from emomc.problems.tasks.image_folder import View, image_folder_task
     from emomc.problems.tasks.networks import mobilenet_v1, resnet, vgg16
     from emomc.run import Options, Outcome, Session, run_search
     from emomc.search import front_of, hypervolume
@@ -119,6 +120,7 @@ _HOMES = {
         "load_task",
         "task_names",
     ),
+    "emomc.problems.tasks.image_folder": ("View", "image_folder_task"),
     "emomc.problems.tasks.networks": (
         "mobilenet_v1",
         "resnet",
@@ -184,6 +186,7 @@ __all__ = [
     "Splits",
     "Task",
     "TrainingData",
+    "View",
     "accelerators",
     "array_accesses",
     "compress",
@@ -196,6 +199,7 @@ __all__ = [
     "fuse",
     "genome_operators",
     "hypervolume",
+    "image_folder_task",
     "lagrangian_seeds",
     "load",
     "load_accelerator",

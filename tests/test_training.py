@@ -76,6 +76,15 @@ def test_it_learns_leaves_the_start_alone_and_repeats_exactly() -> None:
     assert not same(first.module, fit(start, images(), Recipe(**{**vars(RECIPE), "seed": 1}), Budget(epochs=5)).module)
 
 
+def test_a_network_that_is_frozen_as_a_whole_is_trained() -> None:
+    frozen = network().requires_grad_(False)
+    assert same(fit(frozen, images(), RECIPE, STEPS).module, fit(network(), images(), RECIPE, STEPS).module)
+    partly = network()
+    partly.get_parameter("conv.weight").requires_grad_(False)
+    trained = fit(partly, images(), RECIPE, STEPS).module
+    assert torch.equal(trained.get_parameter("conv.weight"), partly.get_parameter("conv.weight"))
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_interrupted_anywhere_it_goes_on_to_the_same_bits(tmp_path: Path, optimizer: str) -> None:
     recipe = Recipe(**{**vars(RECIPE), "optimizer": optimizer, "distillation": 0.5})

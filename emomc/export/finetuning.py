@@ -129,7 +129,7 @@ def finetune(
     regime, images = KeepCoded(stored), task.training.load()
     settings = settings or Settings()
     trained = fit(
-        copy.deepcopy(start).requires_grad_(True),
+        start,
         images,
         recipe,
         budget,

@@ -133,6 +133,8 @@ class _Run:
         self.images, self.recipe, self.budget, self.regime = images, recipe, budget, regime
         self.device, self.tell, self.notice = device, tell, notice
         self.module = _fast_copy(module, device)
+        if not any(parameter.requires_grad for parameter in self.module.parameters()):
+            self.module.requires_grad_(True)  # networks that come from files or traced graphs are frozen as a whole
         self.teacher = _fast_copy(teacher, device).eval() if teacher is not None and recipe.distillation else None
         self.optimizer = _optimizer(self.module, recipe)
         self.progress = Progress(batch=min(recipe.batch, len(images)))
