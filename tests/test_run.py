@@ -6,12 +6,11 @@ import csv
 import itertools
 import json
 import math
+import multiprocessing
+import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,10 @@ from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.optimize import minimize
 
 import emomc
+from emomc.problems.tasks.cache import cache_folder
+from emomc.run import startcache
 from emomc.run.outcome import column_name
+from tests.searches import search
 
 BUDGET = 20
 OPTIONS = emomc.Options("digits", budget=BUDGET, seed=3, points=6)
@@ -80,10 +82,14 @@ def test_search_spends_its_budget_on_different_networks(finished: tuple[Path, em
 
 def test_result_does_not_depend_on_the_number_of_workers(finished: tuple[Path, emomc.Outcome], tmp_path: Path) -> None:
     folder, _ = finished
-    with emomc.Session(tmp_path, OPTIONS, workers=2) as session:
-        emomc.run_search(session)
-    for name in ("front.csv", "history.csv"):
-        assert (tmp_path / name).read_text() == (folder / name).read_text()
+    for workers in (4, 2):  # the processes of the first run serve the second one
+        own = tmp_path / str(workers)
+        with emomc.Session(own, OPTIONS, workers=workers) as session:
+            known = len(session._store)
+            emomc.run_search(session)
+            assert len(session._store) >= known + BUDGET  # measured, not found
+        for name in ("front.csv", "history.csv"):
+            assert (own / name).read_text() == (folder / name).read_text()
 
 
 def test_a_repeated_search_measures_nothing_again(finished: tuple[Path, emomc.Outcome]) -> None:
@@ -106,6 +112,74 @@ def test_a_lost_file_is_written_again(finished: tuple[Path, emomc.Outcome]) -> N
     assert lost.read_bytes() == content
 
 
+# --- what runs start from ---
+
+
+def probed(folder: Path, **given: object) -> tuple[int, emomc.Session]:
+    """A session that was opened and closed, and how many probes it made itself."""
+    told: list[tuple[int, int]] = []
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what == "probing layers":
+            told.append((done, total))
+
+    session = emomc.Session(folder, **{"options": OPTIONS, "workers": 1, "progress": tell, **given})  # type: ignore[arg-type]
+    session.close()
+    return told[-1][1] - told[0][0], session
+
+
+@pytest.fixture
+def starts(
+    finished: tuple[Path, emomc.Outcome], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Where what runs start from is kept, in a cache that shares everything else; nothing is there yet."""
+    folder = tmp_path_factory.mktemp("cache")
+    for entry in cache_folder().iterdir():
+        if entry.name != "starts":
+            (folder / entry.name).symlink_to(entry)
+    monkeypatch.setenv("EMOMC_CACHE", str(folder))
+    return folder / "starts"
+
+
+def test_a_second_run_probes_nothing_and_starts_from_the_same(starts: Path, tmp_path: Path) -> None:
+    made, first = probed(tmp_path / "first")
+    again, second = probed(tmp_path / "second")
+    assert made > 40 and again == 0
+    assert first.dense == second.dense
+    assert np.array_equal(first.sensitivities, second.sensitivities)
+    for file in starts.iterdir():  # a damaged one is not used but made again
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    assert probed(tmp_path / "third")[0] == made
+    assert probed(tmp_path / "fourth")[0] == 0
+
+
+def test_other_settings_images_or_variants_are_probed_anew(starts: Path, tmp_path: Path) -> None:
+    task = emomc.load_task("digits")
+    selection = task.splits.selection
+    few = emomc.Split(selection.stored[:64], selection.targets[:64], selection.normalisation)
+    others: tuple[dict[str, object], ...] = (
+        {"settings": emomc.Settings(strengths=(1.0,))},
+        {"task": replace(task, splits=replace(task.splits, selection=few))},
+        {"options": replace(OPTIONS, genes={"bit_width": (8, 4)})},
+    )
+    for number, given in enumerate(({}, *others)):
+        assert probed(tmp_path / str(number), **given)[0] > 20
+    assert probed(tmp_path / "same")[0] == 0
+
+
+def test_starts_not_used_for_long_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startcache, "KEPT", 3)
+    for number in range(4):
+        startcache.write_start(tmp_path, [str(number)], {str(number): {"divergence": number}})
+        for file in tmp_path.iterdir():  # a day passes
+            os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 86400))
+        assert startcache.read_start(tmp_path, ["0"]) == {"0": {"divergence": 0}}
+    assert startcache.read_start(tmp_path, ["1"]) == {}
+    assert [bool(startcache.read_start(tmp_path, [each])) for each in "0123"] == [True, False, True, True]
+
+
 def test_an_interrupted_search_keeps_its_history_and_goes_on(
     finished: tuple[Path, emomc.Outcome], tmp_path: Path
 ) -> None:
@@ -124,36 +198,31 @@ def test_an_interrupted_search_keeps_its_history_and_goes_on(
     assert (tmp_path / "front.csv").read_text() == (folder / "front.csv").read_text()
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-import emomc
-from emomc.run.outcome import column_name
-options = emomc.Options("digits", budget=20, seed=3, points=6)
-with emomc.Session(sys.argv[1], options, workers=2) as session:
-    print("open", flush=True)
-    emomc.run_search(session)
-"""
-
-
 @pytest.mark.slow
 def test_killed_five_times_at_random_moments_the_front_is_identical(
     finished: tuple[Path, emomc.Outcome], tmp_path: Path
 ) -> None:
+    """Each search is a process of its own, forked from one that has imported torch, to save that time."""
     folder, _ = finished
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.searches"])
     moments = random.Random(5)
     kills = 0
     for _ in range(40):
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        process.stdout.readline()
+        receiver, sender = processes.Pipe(duplex=False)
+        process = processes.Process(target=search, args=(str(tmp_path), OPTIONS, sender))
+        process.start()
+        sender.close()
+        assert receiver.recv() == "open"
         if kills < 5:
-            time.sleep(moments.uniform(0.05, 0.6))
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+            process.join(moments.uniform(0.05, 0.6))
+            if process.is_alive():
+                process.kill()
                 kills += 1
-        if process.wait() == 0:
+        process.join()
+        if process.exitcode == 0:
             break
+        assert process.exitcode == -signal.SIGKILL
     assert kills == 5
     assert (tmp_path / "front.csv").read_text() == (folder / "front.csv").read_text()
 

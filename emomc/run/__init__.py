@@ -1,10 +1,33 @@
-"""One search, kept in a folder: options, store, worker processes, and what it leaves."""
+"""One search, kept in a folder: options, store, worker processes, and what it leaves.
 
-from emomc.run.options import Options, read_options
-from emomc.run.outcome import FrontPoint, read_rows, read_summary
-from emomc.run.search import Outcome, run_search
-from emomc.run.session import Progress, Session
-from emomc.run.store import salvage
+Names are loaded when they are first used: reading a run needs no torch, and neither does a worker process before it
+is given a network.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emomc.run.options import Options, read_options
+    from emomc.run.outcome import FrontPoint, read_rows, read_summary
+    from emomc.run.search import Outcome, run_search
+    from emomc.run.session import Progress, Session
+    from emomc.run.store import salvage
+
+_HOME_OF = {
+    "FrontPoint": "outcome",
+    "Options": "options",
+    "Outcome": "search",
+    "Progress": "session",
+    "Session": "session",
+    "read_options": "options",
+    "read_rows": "outcome",
+    "read_summary": "outcome",
+    "run_search": "search",
+    "salvage": "store",
+}
 
 __all__ = [
     "FrontPoint",
@@ -18,3 +41,9 @@ __all__ = [
     "run_search",
     "salvage",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'emomc.run' has no attribute {name!r}")
+    return getattr(import_module(f"emomc.run.{_HOME_OF[name]}"), name)

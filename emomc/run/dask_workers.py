@@ -11,13 +11,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import joblib
 
-from emomc.accuracy.evaluator import Evaluator
 from emomc.errors import EmomcError
 from emomc.run.workers import ENDED, LATE, Failure, Job, mark, work
+
+if TYPE_CHECKING:
+    from emomc.accuracy.evaluator import Evaluator
 
 _PATIENCE = 30  # seconds until a scheduler and a first worker must have answered
 

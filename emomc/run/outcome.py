@@ -8,12 +8,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from emomc.accuracy.evaluator import Measurement
 from emomc.errors import EmomcError
 from emomc.files import atomic_write
 from emomc.genome import Configuration
+
+if TYPE_CHECKING:
+    from emomc.accuracy.evaluator import Measurement
 
 FRONT = "front.csv"
 HISTORY = "history.csv"

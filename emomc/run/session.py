@@ -45,6 +45,7 @@ from emomc.problems.tasks import Task, load_task
 from emomc.problems.tasks.cache import cache_folder
 from emomc.run.lock import FolderLock
 from emomc.run.options import Options, check_same_run, write_options
+from emomc.run.startcache import read_start, write_start
 from emomc.run.store import Store
 from emomc.run.tables import cost_tables
 from emomc.run.workers import Engine, Failure, Job, Workers, default_workers
@@ -165,8 +166,7 @@ class Session:
             self.task.module, self.network, self.task.splits, self.bank, self.task.error, self._settings
         )
         self._workers = self._engine(evaluator, workers)
-        self.dense = Measurement(**self.run_jobs([Job("measure_dense", ("selection",))], "measuring the network")[0])
-        self.sensitivities = self._probe()
+        self.dense, self.sensitivities = self._start()
         limit = Constraint(load_objective("error"), self.dense.error + self.options.max_loss)
         self.problem = CompressionProblem(self.costs, self.errors, objectives, [limit, *constraints])
 
@@ -229,7 +229,8 @@ class Session:
         """Tell how far the work is."""
         self._progress(what, done, total)
 
-    def _probe(self) -> Doubles:
+    def _start(self) -> tuple[Measurement, Doubles]:
+        """The dense network and the sensitivities: the same for all runs that start from here, so kept for others."""
         probes = plan_probes(self.bank)
         rows = np.full((len(probes), self.space.n_layers), DENSE)
         rows[np.arange(len(probes)), [probe.layer for probe in probes]] = [probe.variant for probe in probes]
@@ -239,9 +240,20 @@ class Session:
         dense = (DENSE,) * self.space.n_layers
         jobs = [Job("probe", (tuple(row),)) for row in rows.tolist()]
         jobs += [Job("probe", (dense, tuple(row))) for row in widths.tolist()]
-        found = [result.get("divergence", math.inf) for result in self.run_jobs(jobs, "probing layers")]
+        whole = Job("measure_dense", ("selection",))
+        keys = [self._key(job) for job in (whole, *jobs)]
+        assert self._store is not None
+        known = read_start(cache_folder() / "starts", keys)
+        self._store.adopt(known, "measured by another run")
+        measured = self.run_jobs([whole], "measuring the network")
+        results = self.run_jobs(jobs, "probing layers")
+        if not known and not any("failed" in result for result in results):
+            write_start(cache_folder() / "starts", keys, dict(zip(keys, measured + results, strict=True)))
+        found = [result.get("divergence", math.inf) for result in results]
         table = sensitivity_table(self.bank, probes, found[: len(probes)])
-        return table + activation_table(self.space, inputs, found[len(probes) :]) if inputs else table
+        if inputs:
+            table = table + activation_table(self.space, inputs, found[len(probes) :])
+        return Measurement(**measured[0]), table
 
     def run_jobs(self, jobs: Sequence[Job], what: str) -> list[dict[str, Any]]:
         """Results of jobs in their order, each stored as soon as it is made and taken from the store if it is there."""

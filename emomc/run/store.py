@@ -65,6 +65,14 @@ class Store:
                 "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", (key, json.dumps(dict(result)), note)
             )
 
+    def adopt(self, results: Mapping[str, Mapping[str, Any]], note: str) -> None:
+        """Store results that were made elsewhere, all or none, under keys that have no result yet."""
+        rows = [(key, json.dumps(dict(result)), note) for key, result in results.items()]
+        with self._clear_errors():
+            self._connection.execute("BEGIN")
+            self._connection.executemany("INSERT OR IGNORE INTO measurements VALUES (?, ?, ?)", rows)
+            self._connection.execute("COMMIT")
+
     def __len__(self) -> int:
         with self._clear_errors():
             return int(self._connection.execute("SELECT COUNT(*) FROM measurements").fetchone()[0])

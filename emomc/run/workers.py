@@ -15,13 +15,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
-from emomc.accuracy.evaluator import Evaluator
 from emomc.errors import EmomcError
+from emomc.run.allocation import keep_freed_memory
+
+if TYPE_CHECKING:
+    from emomc.accuracy.evaluator import Evaluator
 
 ENDED = "its process ended"
 LATE = "it took too long"
@@ -71,6 +74,7 @@ class Engine(Protocol):
 @lru_cache(maxsize=1)
 def _resident(path: str) -> Evaluator:
     """The evaluator of this process, loaded once."""
+    keep_freed_memory()
     evaluator: Evaluator = joblib.load(path)
     return evaluator
 
