@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import emomc
+from emomc.run.inflight import Flights
 from emomc.run.workers import ENDED, LATE, MEMORY, Failure, Job, Workers
 from tests.workers_toy import Toy
 
@@ -64,6 +66,40 @@ def test_a_job_within_its_time_is_not_ended() -> None:
 @pytest.mark.parametrize(("count", "job"), [(1, "hoard"), (2, "hoard"), (1, "hoard_list")])
 def test_a_job_that_finds_no_memory_has_failed(count: int, job: str) -> None:
     assert results([Job(job, ()), *squares(3)], count) == [Failure(MEMORY), 0, 1, 4]
+
+
+class Pair(Toy):
+    """Waits for others of its kind."""
+
+    settings = emomc.Settings(device="cpu:0")
+    barrier = threading.Barrier(3)
+
+    def twin(self) -> Pair:
+        return Pair()
+
+    def meet(self) -> int:
+        return int(self.barrier.wait(60) >= 0)
+
+
+def test_as_many_networks_are_in_flight_as_wanted_and_failures_are_told() -> None:
+    flights = Flights(Pair(), 3)  # type: ignore[arg-type]
+    assert dict(flights.run([Job("meet", ())] * 6)) == dict.fromkeys(range(6), 1)
+    assert dict(flights.run([*squares(2), Job("hoard_list", ())])) == {0: 0, 1: 1, 2: Failure(MEMORY)}
+    with pytest.raises(RuntimeError, match="a mistake"):
+        list(flights.run([*squares(2), Job("fail", ()), *squares(2)]))
+    assert dict(flights.run(squares(3))) == {0: 0, 1: 1, 2: 4}
+    flights.close()
+
+
+def test_a_search_with_networks_in_flight_leaves_the_same_files(tmp_path: Path) -> None:
+    """The code for GPUs, on a device that is the CPU under another name."""
+    options = emomc.Options("digits", budget=4, seed=1, points=3)
+    for name, given in (("plain", {}), ("flights", {"settings": Pair.settings})):
+        with emomc.Session(tmp_path / name, options, workers=2 if given else 1, **given) as session:
+            assert isinstance(session._workers, Flights if given else Workers)
+            emomc.run_search(session)
+    for file in ("front.csv", "history.csv"):
+        assert (tmp_path / "flights" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
 
 
 def test_mistakes_are_not_taken_for_failures() -> None:

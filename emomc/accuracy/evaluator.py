@@ -140,6 +140,10 @@ class Evaluator:
                 self._module, self._calibration, self._biased
             )
 
+    def twin(self) -> Evaluator:
+        """Another evaluator of the same networks, for another thread; it shares the images and the bank."""
+        return copy.deepcopy(self, {id(shared): shared for shared in (self._splits, self._bank, self._calibration)})
+
     def measure(self, variants: Sequence[int], split: str, activation_bits: Sequence[int] | None = None) -> Measurement:
         """Stitch, correct and measure a network.
 

@@ -69,7 +69,11 @@ _ENGINE = ("workers", "time_limit", "scheduler")  # what measures; the result do
     callback=activation_bits,
     help="Quantize every layer's input to 2 to 8 bits; of several, such as 16,8,6,4, each layer has its own.  [16]",
 )
-@click.option("--workers", type=click.IntRange(1), help="Processes; the result does not depend on it.  [one per CPU]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes, or networks in flight on a GPU; the result does not depend on it.  [one per CPU, 2 on a GPU]",
+)
 @click.option(
     "--time-limit",
     type=click.FloatRange(0, min_open=True),

@@ -43,6 +43,7 @@ from emomc.problems.compression import CompressionProblem, check_attainable
 from emomc.problems.objectives import Constraint, Objective, load_objective, parse_constraint
 from emomc.problems.tasks import Task, load_task
 from emomc.problems.tasks.cache import cache_folder
+from emomc.run.inflight import Flights
 from emomc.run.lock import FolderLock
 from emomc.run.options import Options, check_same_run, write_options
 from emomc.run.startcache import read_start, write_start
@@ -103,7 +104,8 @@ class Session:
             objectives: objects in place of the names in ``options.objectives``.
             constraints: further constraints.
             settings: how networks are evaluated.
-            workers: processes; if not given, one per processor, or a single one on a GPU. Results do not depend on it.
+            workers: processes; if not given, one per processor. On a GPU, threads of this process, each with a network
+                in flight, or processes if there is a time limit; two if not given. Results do not depend on it.
             time_limit: seconds that the measuring of one network may take; what takes longer counts as failed.
             scheduler: address of a Dask scheduler whose workers measure in place of processes of this machine.
             progress: told of long work.
@@ -171,11 +173,13 @@ class Session:
         self.problem = CompressionProblem(self.costs, self.errors, objectives, [limit, *constraints])
 
     def _engine(self, evaluator: Evaluator, workers: int) -> Engine:
-        if self._scheduler is None:
-            return Workers(evaluator, workers, self._time_limit)
-        from emomc.run.dask_workers import DaskWorkers
+        if self._scheduler is not None:
+            from emomc.run.dask_workers import DaskWorkers
 
-        return DaskWorkers(evaluator, self._scheduler, self.folder, self._time_limit)
+            return DaskWorkers(evaluator, self._scheduler, self.folder, self._time_limit)
+        if self._settings.device == "cpu" or self._time_limit is not None:
+            return Workers(evaluator, workers, self._time_limit)
+        return Flights(evaluator, workers)
 
     def _calibration(self) -> Calibration:
         return Calibration(self.task.module, self.network, self.task.splits.calibration.inputs)

@@ -103,13 +103,19 @@ def work(path: str, number: int, job: Job, seconds: float | None = None) -> tupl
         begun.touch()
         try:
             with _time_limit(late, seconds):
-                return number, getattr(evaluator, job.method)(*job.arguments)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            return number, Failure(MEMORY)
+                return number, attempt(evaluator, job)
         finally:
             begun.unlink(missing_ok=True)
+
+
+def attempt(evaluator: Evaluator, job: Job) -> Any:
+    """The result of a job, or the failure that it is to find no memory."""
+    try:
+        return getattr(evaluator, job.method)(*job.arguments)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return Failure(MEMORY)
 
 
 def mark(path: str, number: int, what: str) -> Path:
@@ -156,10 +162,13 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+_IN_FLIGHT = 2  # networks on one GPU: while one waits for the host, the other computes
+
+
 def default_workers(device: str) -> int:
-    """One worker per processor that this process may use; a single one where a GPU does the work."""
+    """One worker per processor that this process may use; where a GPU does the work, networks that it has at once."""
     if device != "cpu":
-        return 1
+        return _IN_FLIGHT
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
