@@ -22,7 +22,8 @@ from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from emomc import front_of, genome_operators, lagrangian_seeds, uniform_ladder
 from emomc.accuracy.predictor import AdditivePredictor
 from emomc.search import STRATEGIES, Ledger, SearchTask, Strategy
-from emomc.search.front import pick_spread, spread_coordinates
+from emomc.search.coordinates import Coordinates
+from emomc.search.front import pick_spread
 from emomc.search.ledger import Request
 
 Doubles = NDArray[np.float64]
@@ -105,8 +106,7 @@ def seeded_nsga2(task: SearchTask, ledger: Ledger, seed: int) -> None:
     predicted = AdditivePredictor(space, task.sensitivities, task.dense_error).predict(seeds)[0]
     values, violations = problem.values(seeds, predicted)
     front = front_of(values, violations)
-    is_error = np.array([each.measured for each in problem.objectives])
-    coordinates = spread_coordinates(values[front], is_error, task.dense_error)
+    coordinates = Coordinates.of(task)(values[front])
     spread = seeds[front[pick_spread(coordinates, coordinates[:0], _POPULATION)]]
     _evolve(task, ledger, seed, {"sampling": spread, **genome_operators(space)})
 

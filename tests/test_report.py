@@ -7,15 +7,18 @@ import io
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
+from emomc.cli import main
 from emomc.errors import EmomcError
 from emomc.report import ENERGY, LOSS, SIZE, best_within, front_table, knee, percent, plot_run, points, read_run, si
 from emomc.report.figures.choices import mildest_first
@@ -162,6 +165,20 @@ def test_what_to_relax_can_be_typed_back(run):
         "  --max-energy 50.0uJ instead of 25.0uJ (p00)",
     ]
     assert best_within(run, {LOSS: 0.0040, ENERGY: 2.5e-5}).name == "p02"
+
+
+def test_any_objective_of_the_search_can_be_limited_by_command(run):
+    def pick(*options: str) -> str:
+        done = CliRunner().invoke(main, ["pick", str(run.folder), *options])
+        return done.stdout if done.exit_code == 0 else done.stderr
+
+    assert "p02" in pick("--max", "bit_operations=1Mbit", "--max-loss", "0.5%")
+    refused = pick("--max", "bit_operations=0.5Mbit")
+    suggested = re.search(r"--max (bit_operations=\S+) instead of", refused)
+    assert suggested, refused
+    assert "point" in pick("--max", suggested[1])
+    assert "Did you mean 'bit_operations'" in pick("--max", "bit_operation=3")
+    assert "write a number in bit" in pick("--max", "bit_operations=3J")
 
 
 def test_an_empty_front_says_so(tmp_path):

@@ -80,6 +80,36 @@ def test_search_spends_its_budget_on_different_networks(finished: tuple[Path, em
     assert hypervolumes[-1] > 0.5
 
 
+def test_the_front_is_all_that_is_not_beaten_in_error_or_in_divergence(warm: Path) -> None:
+    """Against the history: what is measured is on the front, or a network there is no worse, in either sense."""
+    with emomc.Session(warm, replace(OPTIONS, points=1000), workers=1) as session:
+        outcome = emomc.run_search(session)
+        dense = session.dense
+        decoded = [session.space.decode(np.array(each.genome)) for each in outcome.evaluations]
+    visible = [e.divergence for e in outcome.evaluations if e.error > dense.error + 1.5 / dense.samples]
+    alike = min(visible)  # closer networks than any that lost a sample count as equally close
+
+    def seen(error: float, divergence: float, costs: dict[str, float]) -> list[tuple[float, ...]]:
+        exact = (costs["energy_joule"], costs["size_bytes"])
+        return [(error, *exact), (max(divergence, alike), *exact)]
+
+    feasible = [each for each in outcome.evaluations if each.violation <= 0]
+    assert feasible
+    assert len({each.genome for each in outcome.evaluations}) == BUDGET
+    measured = [seen(each.error, each.divergence, each.objectives) for each in feasible]
+    front = [seen(p.selection_error, p.measurement.divergence, p.objectives) for p in outcome.points]
+    for sense in (0, 1):  # error, divergence
+        for network in measured:
+            assert any(all(a <= b for a, b in zip(point[sense], network[sense], strict=True)) for point in front)
+    for point in front:
+        beaten = [
+            any(other[sense] != point[sense] and np.all(np.array(other[sense]) <= point[sense]) for other in measured)
+            for sense in (0, 1)
+        ]
+        assert not all(beaten)
+    assert any(point.configuration in decoded for point in outcome.points)
+
+
 def test_result_does_not_depend_on_the_number_of_workers(finished: tuple[Path, emomc.Outcome], tmp_path: Path) -> None:
     folder, _ = finished
     for workers in (4, 2):  # the processes of the first run serve the second one

@@ -23,7 +23,8 @@ from emomc.accuracy.predictor import rank_correlation
 from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, SearchSpace
 from emomc.problems import CompressionProblem, CostTables, Objective, parse_constraint
 from emomc.search import STRATEGIES, Ledger, SearchTask, front_of, hypervolume
-from emomc.search.front import pick_spread, spread_coordinates
+from emomc.search.coordinates import Coordinates
+from emomc.search.front import pick_spread
 from emomc.search.ledger import Request
 from emomc.search.two_stage import Schedule, two_stage
 from tests.conftest import ROOT
@@ -410,11 +411,12 @@ def test_picks_are_the_farthest_one_after_the_other(n: int, taken: int, count: i
 
 
 def test_coordinates_measure_costs_by_ratio_and_errors_by_loss() -> None:
-    values = np.array([[0.1, 100.0], [0.1, 200.0], [0.102, 400.0], [0.05, 800.0]])
-    found = spread_coordinates(values, np.array([True, False]), 0.1)
+    nothing, all_of_it = np.zeros(2), np.ones(2)
+    plain = Coordinates(np.array([True, False]), np.array([False, True]), 0.1, 0.002, nothing, all_of_it)
+    found = plain(np.array([[0.1, 100.0], [0.1, 200.0], [0.102, 400.0], [0.05, 800.0]]))
     assert np.diff(found[:, 1]) == pytest.approx(np.log(2))
     assert found[0, 0] == found[1, 0] == found[3, 0]  # better than the dense network is no loss
-    assert found[2, 0] - found[0, 0] == pytest.approx(np.log(2))  # a fifth of a point doubles the loss
+    assert found[2, 0] - found[0, 0] == pytest.approx(np.log(2))  # the resolution doubles what counts as loss
 
 
 def test_the_space_of_the_published_search_may_be_restricted() -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from emomc.cli.values import loss, quantity
+from emomc.cli.values import amount, loss, quantity
+from emomc.errors import unknown_name
+
+if TYPE_CHECKING:
+    from emomc.report import RunData
 
 FOLDER = click.Path(path_type=Path)
 
@@ -59,7 +64,16 @@ def plot(run: Path, out: Path | None) -> None:
     "--max-energy", metavar="ENERGY", callback=quantity("J", "20uJ"), help="Most energy of one inference, e.g. 20uJ."
 )
 @click.option("--max-size", metavar="SIZE", callback=quantity("B", "100kB"), help="Largest file, e.g. 100kB.")
-def pick(run: Path, max_loss: float | None, max_energy: float | None, max_size: float | None) -> None:
+@click.option(
+    "--max",
+    "most",
+    multiple=True,
+    metavar="OBJECTIVE=VALUE",
+    help="Most of another objective of the search, e.g. latency=2ms; repeatable.",
+)
+def pick(
+    run: Path, max_loss: float | None, max_energy: float | None, max_size: float | None, most: tuple[str, ...]
+) -> None:
     """Choose one point of a front.
 
     Without options this is the knee: the point nearest to the best of everything. With budgets it is the point within
@@ -73,14 +87,28 @@ def pick(run: Path, max_loss: float | None, max_energy: float | None, max_size: 
       emomc pick runs/digits
       emomc pick runs/digits --max-loss 0.5%
       emomc pick runs/digits --max-size 100kB --max-energy 20uJ
+      emomc pick runs/fast --max latency=2ms --max-loss 1%
     """  # noqa: D301 - click's mark
     from emomc.report import ENERGY, LOSS, SIZE, best_within, point_lines, read_run
 
     data = read_run(run)
-    limits = {LOSS: max_loss, ENERGY: max_energy, SIZE: max_size}
+    limits = {**_limits(data, most), LOSS: max_loss, ENERGY: max_energy, SIZE: max_size}
     point = best_within(data, {name: limit for name, limit in limits.items() if limit is not None})
     for line in point_lines(data, point):
         click.echo(line)
+
+
+def _limits(run: RunData, texts: tuple[str, ...]) -> dict[str, float | None]:
+    """Limits by cost column of texts such as ``latency=2ms``."""
+    columns = {run.name_and_unit(column)[0]: column for column in run.cost_columns}
+    limits: dict[str, float | None] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in columns:
+            raise unknown_name("objective", name, columns)
+        unit = run.name_and_unit(columns[name])[1]
+        limits[columns[name]] = amount(value, unit, f"{name}=2m{unit}" if unit else f"{name}=10%")
+    return limits
 
 
 @click.command(short_help="Save what can be read of a damaged store.")

@@ -42,17 +42,22 @@ def loss(_: click.Context, __: click.Parameter, text: str | None) -> float | Non
 
 def quantity(unit: str, example: str) -> Callable[[click.Context, click.Parameter, str | None], float | None]:
     """Callback for a number with an SI prefix and one unit, such as ``100kB``: its value in the unit."""
-    pattern = _NUMBER + f"([{''.join(_PREFIXES)}]?)(?:{unit})?"
 
     def parse(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
-        if text is None:
-            return None
-        match = re.fullmatch(pattern, text)
-        if match is None:
-            raise click.BadParameter(f"{text!r}: write a number in {unit}, such as {example}.")
-        return float(match[1]) * _PREFIXES[match[2]]
+        return None if text is None else amount(text, unit, example)
 
     return parse
+
+
+def amount(text: str, unit: str, example: str) -> float:
+    """The value of a number with an SI prefix and perhaps its unit; without a unit, a percentage is understood too."""
+    match = re.fullmatch(_NUMBER + f"([{''.join(_PREFIXES)}]?)(?:{re.escape(unit)})?", text)
+    if match is not None:
+        return float(match[1]) * _PREFIXES[match[2]]
+    share = re.fullmatch(_NUMBER + "%", text)
+    if share is None or unit:
+        raise click.BadParameter(f"{text!r}: write a number{f' in {unit}' if unit else ''}, such as {example}.")
+    return float(share[1]) * 0.01
 
 
 def genes(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[str, tuple[Choice, ...]]:

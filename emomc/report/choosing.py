@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.errors import EmomcError
-from emomc.report.rundata import Point, RunData
+from emomc.report.rundata import ENERGY, SIZE, Point, RunData
 from emomc.report.units import si
 
 LOSS = "loss"
@@ -92,17 +92,22 @@ def _what_to_relax(run: RunData, values: Mapping[str, Doubles], limits: Mapping[
         if fits.any():
             row = int(np.where(fits, values[name], np.inf).argmin())
             least = _shown(run, name, float(values[name][row]))
-            lines.append(
-                f"  --max-{_option(run, name)} {least} instead of {_shown(run, name, limit)} ({run.points[row].name})"
-            )
+            shown = _shown(run, name, limit)
+            lines.append(f"  {_option(run, name)}{least} instead of {shown} ({run.points[row].name})")
     if not lines:
-        lines = [f"  least {_option(run, name)}: {_shown(run, name, float(values[name].min()))}" for name in limits]
+        lines = [f"  least {_called(run, name)}: {_shown(run, name, float(values[name].min()))}" for name in limits]
         return "no point keeps to these limits, and relaxing one alone is not enough.\n" + "\n".join(lines)
     return "no point keeps to all of these limits. Relax one of them:\n" + "\n".join(lines)
 
 
-def _option(run: RunData, name: str) -> str:
+def _called(run: RunData, name: str) -> str:
     return LOSS if name == LOSS else run.name_and_unit(name)[0]
+
+
+def _option(run: RunData, name: str) -> str:
+    """A limit's option on the command line, up to the value."""
+    called = _called(run, name)
+    return f"--max-{called} " if name in (LOSS, ENERGY, SIZE) else f"--max {called}="
 
 
 def _shown(run: RunData, name: str, value: float) -> str:

@@ -53,9 +53,14 @@ class Evaluation:
         stage: part of the strategy's schedule.
         round: networks of the same round were predicted and measured together.
         predicted_error: predicted before it was measured; NaN where nothing was predicted.
-        error: measured on the selection split.
+        error: measured on the selection split; NaN where measuring failed.
+        standard_error: of its difference from the dense network's error.
+        divergence: from the dense network's output, nats, on the calibration split.
         objectives: every objective but the error, by column name.
-        hypervolume: of all networks up to this one, as a fraction of the reference box.
+        violation: largest relative excess over a constraint; feasible where it is not positive. A network whose
+            measuring failed counts as wrong on all samples.
+        hypervolume: of all feasible networks up to this one, as a fraction of the reference box.
+        genome: index of every choice, layer after layer; ``session.space.decode`` tells the configuration.
     """
 
     number: int
@@ -63,8 +68,12 @@ class Evaluation:
     round: int
     predicted_error: float
     error: float
+    standard_error: float
+    divergence: float
     objectives: Mapping[str, float]
+    violation: float
     hypervolume: float
+    genome: tuple[int, ...]
 
 
 def column_name(objective: str, unit: str) -> str:
@@ -104,8 +113,12 @@ def write_history(folder: Path, evaluations: Sequence[Evaluation]) -> None:
                 "round": each.round,
                 "predicted_error": each.predicted_error,
                 "error": each.error,
+                "standard_error": each.standard_error,
+                "divergence": each.divergence,
                 **each.objectives,
+                "violation": each.violation,
                 "hypervolume": each.hypervolume,
+                "genome": " ".join(map(str, each.genome)),
             }
             for each in evaluations
         ],

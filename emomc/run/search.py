@@ -18,7 +18,8 @@ from emomc.run.outcome import Evaluation, FrontPoint, column_name, write_front, 
 from emomc.run.session import Session
 from emomc.run.workers import Job
 from emomc.search import STRATEGIES, Ledger, SearchTask, front_of, hypervolume
-from emomc.search.front import pick_spread, spread_coordinates
+from emomc.search.coordinates import Coordinates
+from emomc.search.front import pick_spread
 from emomc.search.ledger import Readings, Request
 
 Doubles = NDArray[np.float64]
@@ -59,19 +60,19 @@ class _Search:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._problem = session.problem
+        dense = session.dense
+        self._task = SearchTask(session.problem, session.sensitivities, dense.error, dense.samples)
         self._reference = self._reference_point()
         self._genomes: list[NDArray[np.int64]] = []
-        self._log: list[tuple[str, int, float, float]] = []  # stage, round, predicted, error
+        self._log: list[tuple[str, int, float, Measurement]] = []  # stage, round, predicted error, measured
         options = session.options
         self._deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
 
     def run(self) -> Outcome:
         options = self._session.options
-        dense = self._session.dense
-        task = SearchTask(self._problem, self._session.sensitivities, dense.error, dense.samples)
-        ledger = Ledger(task, options.budget, self._measure)
+        ledger = Ledger(self._task, options.budget, self._measure)
         try:
-            STRATEGIES[options.strategy](task, ledger, options.seed)
+            STRATEGIES[options.strategy](self._task, ledger, options.seed)
         except _OutOfTimeError:
             pass  # the budget in minutes is spent: what was measured is the result
         finally:
@@ -86,13 +87,10 @@ class _Search:
         errors = np.array([each.error for each in measured])
         number = self._log[-1][1] + 1 if self._log else 1
         self._genomes += list(request.genomes)
-        pairs = zip(request.predicted.tolist(), errors.tolist(), strict=True)
-        self._log += [(request.stage, number, predicted, error) for predicted, error in pairs]
+        pairs = zip(request.predicted.tolist(), measured, strict=True)
+        self._log += [(request.stage, number, predicted, each) for predicted, each in pairs]
         self._session.advance("searching", len(self._log), self._session.options.budget)
         return Readings(errors, np.array([each.divergence for each in measured]))
-
-    def _values(self, genomes: NDArray[np.int64], errors: Doubles) -> Doubles:
-        return self._problem.values(genomes, errors)[0]
 
     def _reference_point(self) -> Doubles:
         """Worst point of interest: the loss limit, and the costs of the uncompressed 32-bit network."""
@@ -116,11 +114,25 @@ class _Search:
         if not self._log:
             return ()
         genomes = np.array(self._genomes)
-        values = self._values(genomes, np.array([error for *_, error in self._log]))
+        values, violations = self._problem.values(genomes, np.array([measured.error for *_, measured in self._log]))
+        worst = violations.max(axis=1)
+        counted = np.where((worst <= 0)[:, None], values, np.inf)
         exact = self._exact(genomes)
         return tuple(
-            Evaluation(row + 1, *entry, exact[row], hypervolume(values[: row + 1], self._reference))
-            for row, entry in enumerate(self._log)
+            Evaluation(
+                number=row + 1,
+                stage=stage,
+                round=number,
+                predicted_error=predicted,
+                error=measured.error,
+                standard_error=measured.standard_error,
+                divergence=measured.divergence,
+                objectives=exact[row],
+                violation=float(worst[row]),
+                hypervolume=hypervolume(counted[: row + 1], self._reference),
+                genome=tuple(genomes[row].tolist()),
+            )
+            for row, (stage, number, predicted, measured) in enumerate(self._log)
         )
 
     def _finish(self, ledger: Ledger, evaluations: tuple[Evaluation, ...]) -> Outcome:
@@ -173,7 +185,7 @@ class _Search:
         front = front[np.lexsort((closeness[front], ledger.errors[front]))]
         limit = self._session.options.points
         if len(front) > limit:
-            coordinates = spread_coordinates(values[front], is_error, self._session.dense.error)
+            coordinates = Coordinates.of(self._task)(values[front])
             front = front[np.sort(pick_spread(coordinates, coordinates[:0], limit))]
         return front
 

@@ -39,19 +39,6 @@ def hypervolume(values: Doubles, reference: Doubles) -> float:
     return float(moocore.hypervolume(inside, ref=np.ones(len(reference)))) if len(inside) else 0.0
 
 
-def spread_coordinates(values: Doubles, is_error: NDArray[np.bool_], best_error: float) -> Doubles:
-    """Coordinates in which equal steps are equally interesting: costs by ratio, errors by loss above the best.
-
-    Args:
-        values: shape ``(n, objectives)``.
-        is_error: shape ``(objectives,)``.
-        best_error: error to which losses are relative.
-    """
-    loss = np.maximum(values - best_error, 0.0) + ALIKE
-    coordinates = np.log(np.where(is_error, loss, np.maximum(np.abs(values), 1e-300)))
-    return np.asarray(coordinates)
-
-
 def pick_spread(candidates: Doubles, taken: Doubles, count: int) -> NDArray[np.int64]:
     """Greedy farthest-first choice: rows of ``candidates`` that are far from ``taken`` and from each other.
 
