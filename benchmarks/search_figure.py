@@ -51,11 +51,12 @@ def draw(axes: Any, curves: Curves) -> None:
             continue
         quality = np.array([each["quality"] for each in curves[method]])
         steps = STEPS[: quality.shape[1]]
-        axes.plot(steps, quality.mean(axis=0), color=colour, lw=2.2 if method == "emomc" else 1.4, label=method)
+        style = {"lw": 2.2, "zorder": 3} if method == "emomc" else {"lw": 1.4}
+        axes.plot(steps, quality.mean(axis=0), color=colour, label=method, **style)
         if len(quality) > 1:
             axes.fill_between(steps, quality.min(axis=0), quality.max(axis=0), color=colour, alpha=0.15, lw=0)
     axes.set(xscale="log", ylim=(0, 1), xlim=(STEPS[0], None))
-    ticks = [step for step in (5, 10, 20, 50, 100, 200, 500, 1000, 2000) if step <= axes.get_xlim()[1]]
+    ticks = [step for step in (5, 10, 20, 50, 100, 200, 500, 2000) if step <= axes.get_xlim()[1]]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)

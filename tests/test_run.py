@@ -12,17 +12,20 @@ import random
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.algorithms.moo.sms import SMSEMOA
 from pymoo.optimize import minimize
 
 import emomc
 from emomc.problems.tasks.cache import cache_folder
 from emomc.run import startcache
 from emomc.run.outcome import column_name
+from emomc.search.two_stage import Schedule, two_stage
 from tests.searches import search
 
 BUDGET = 20
@@ -265,6 +268,19 @@ def test_any_pymoo_algorithm_runs_on_the_measured_problem(warm: Path) -> None:
     population = result.pop.get("F")
     assert population.shape[1] == 3
     assert np.isfinite(population).all()
+
+
+def test_another_pymoo_algorithm_makes_the_rounds_of_a_search(warm: Path) -> None:
+    """As docs/search.md shows it."""
+    started: list[int] = []
+
+    def smsemoa(initial: np.ndarray, operators: dict[str, object]) -> SMSEMOA:
+        started.append(len(initial))
+        return SMSEMOA(pop_size=len(initial), sampling=initial, **operators)
+
+    with emomc.Session(warm, replace(OPTIONS, budget=8), workers=1) as session:
+        outcome = emomc.run_search(session, partial(two_stage, schedule=Schedule(algorithm=smsemoa, generations=2)))
+    assert started and len(outcome.evaluations) == 8 and outcome.points
 
 
 @emomc.objective("bit_operations", unit="bit")

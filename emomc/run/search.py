@@ -17,7 +17,7 @@ from emomc.problems.objectives import Batch
 from emomc.run.outcome import Evaluation, FrontPoint, column_name, write_front, write_history, write_summary
 from emomc.run.session import Session
 from emomc.run.workers import Job
-from emomc.search import STRATEGIES, Ledger, SearchTask, front_of, hypervolume
+from emomc.search import STRATEGIES, Ledger, SearchTask, Strategy, front_of, hypervolume
 from emomc.search.coordinates import Coordinates
 from emomc.search.front import pick_spread
 from emomc.search.ledger import Readings, Request
@@ -46,14 +46,19 @@ class Outcome:
     rank_correlation: float
 
 
-def run_search(session: Session) -> Outcome:
+def run_search(session: Session, strategy: Strategy | None = None) -> Outcome:
     """Search, then write and measure the front. Repeating it after an interruption goes on where it stopped.
+
+    Args:
+        session: an open run folder.
+        strategy: in place of the one that the options name, such as `emomc.search.two_stage` with another schedule.
+            The folder does not tell strategies of your own apart: give each a folder.
 
     Raises:
         EmomcError: an objective that fails.
         KeyboardInterrupt: as it came, after the history has been written.
     """
-    return _Search(session).run()
+    return _Search(session).run(strategy or STRATEGIES[session.options.strategy])
 
 
 class _Search:
@@ -68,11 +73,11 @@ class _Search:
         options = session.options
         self._deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
 
-    def run(self) -> Outcome:
+    def run(self, strategy: Strategy) -> Outcome:
         options = self._session.options
         ledger = Ledger(self._task, options.budget, self._measure)
         try:
-            STRATEGIES[options.strategy](self._task, ledger, options.seed)
+            strategy(self._task, ledger, options.seed)
         except _OutOfTimeError:
             pass  # the budget in minutes is spent: what was measured is the result
         finally:
