@@ -24,7 +24,7 @@ from emomc.accuracy.predictor import AdditivePredictor
 from emomc.search import STRATEGIES, Ledger, SearchTask, Strategy
 from emomc.search.coordinates import Coordinates
 from emomc.search.front import pick_spread
-from emomc.search.ledger import Request
+from emomc.search.ledger import Readings, Request
 
 Doubles = NDArray[np.float64]
 Genomes = NDArray[np.int64]
@@ -48,23 +48,26 @@ class Trace:
     predicted: Doubles
 
 
-def spend(method: str, task: SearchTask, measure: Callable[[Genomes], Doubles], budget: int, seed: int) -> Trace:
+def spend(
+    method: str, task: SearchTask, measure: Callable[[Genomes], Doubles | Readings], budget: int, seed: int
+) -> Trace:
     """Let a method spend a budget of evaluations.
 
     Args:
         method: name in `METHODS`.
         task: the problem.
-        measure: from genomes ``(n, n_var)`` to errors ``(n,)``.
+        measure: from genomes ``(n, n_var)`` to errors ``(n,)``, or to readings.
         budget: networks that may be measured.
         seed: of the method.
     """
     requests: list[Request] = []
     errors: list[Doubles] = []
 
-    def record(request: Request) -> Doubles:
+    def record(request: Request) -> Doubles | Readings:
+        found = measure(request.genomes)
         requests.append(request)
-        errors.append(measure(request.genomes))
-        return errors[-1]
+        errors.append(found.errors if isinstance(found, Readings) else found)
+        return found
 
     METHODS[method](task, Ledger(task, budget, record), seed)
     return Trace(
