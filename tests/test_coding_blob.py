@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from emomc.coding import (
     CODECS,
+    SHAPED,
     CodedTensor,
     decode_floats,
     decode_tensor,
@@ -63,15 +64,15 @@ def test_an_empty_layer_takes_a_few_bytes() -> None:
 
 
 def test_fifteen_million_weights_encode_in_ten_seconds_and_decode_in_three() -> None:
-    """The limits are those promised for two cores; one core takes about a tenth of them."""
+    """The limits are those promised for two cores, here of one processor's time, whatever else runs."""
     integers = np.clip(np.rint(np.random.default_rng(0).laplace(size=(300, 10_000)) * 2), -127, 127).astype(np.int8)
     tensor = CodedTensor(integers, np.ones(300, np.float16), 8)
-    start = time.perf_counter()
+    start = time.process_time()
     blobs = [encode_tensor(tensor) for _ in range(5)]
-    encoded = time.perf_counter()
+    encoded = time.process_time()
     for blob in blobs:
         decode_tensor(blob, integers.shape)
-    assert encoded - start < 10 and time.perf_counter() - encoded < 3
+    assert encoded - start < 10 and time.process_time() - encoded < 3
 
 
 def test_scales_are_counted() -> None:
@@ -171,7 +172,7 @@ def test_what_a_blob_says_without_being_decoded(tensor: CodedTensor) -> None:
     assert info.head_bytes + info.scale_bytes + info.payload_bytes == len(data)
     assert (info.shape, info.bit_width) == (tensor.integers.shape, tensor.bit_width)
     assert info.scale_count == tensor.scale.size
-    shaped = tensor.integers if info.codec == "structured" else tensor.integers.ravel()
+    shaped = tensor.integers if info.codec in SHAPED else tensor.integers.ravel()
     assert 8 * info.payload_bytes == CODECS[info.codec].bits(shaped)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from emomc.coding import CODECS, smallest
+from emomc.coding import CODECS, SHAPED, smallest
+from emomc.coding.channelwise import Channelwise
 from emomc.coding.huffman import _word_lengths
-from emomc.coding.models import TOTAL, apportion, fit_bell, quantize_counts
+from emomc.coding.models import TOTAL, _shortest_path, apportion, fit_bell, odds_frequencies, quantize_counts
 from emomc.coding.wire import Reader, pack_bits, packed_length, unpack_bits, varint, zigzag
 from emomc.errors import EmomcError
 
@@ -63,7 +65,7 @@ def test_every_codec_is_bit_exact_and_knows_its_size(values: np.ndarray) -> None
         sizes[name] = len(data)
     assert CODECS["huffman"].least_bits(values) <= 8 * sizes["huffman"]  # type: ignore[attr-defined]
     winner, data = smallest(values)
-    assert len(data) == min(sizes.values())
+    assert len(data) == min(size for name, size in sizes.items() if name not in SHAPED)
     np.testing.assert_array_equal(winner.decode(data, values.size), values)
 
 
@@ -245,8 +247,23 @@ def test_each_codec_wins_somewhere() -> None:
         "coo": few,
         "huffman": np.resize(np.array([-90, -90, -90, -90, 7, 7, 31, 120], np.int16), 100),
         "structured": pruned_gaussian(9216, 4, 0.0).reshape(32, 32, 9) * (np.arange(32) % 3 > 0)[:, None],
+        "channelwise": uneven(64, 32, 9)[0],
     }
     assert {name: smallest(values)[0].name for name, values in tensors.items()} == {name: name for name in CODECS}
+
+
+def uneven(outputs: int, inputs: int, window: int) -> tuple[np.ndarray, float]:
+    """Weights whose zeros follow the odds of their channels, and the bits that one takes who knows all odds.
+
+    Values other than zero are -3 to 3, all alike often.
+    """
+    rng = np.random.default_rng(outputs)
+    odds = 2.0 ** (rng.normal(size=(outputs, 1)) + rng.normal(size=inputs) * 1.5)
+    share = odds / (1 + odds)
+    kept = rng.random((outputs, inputs, window)) < share[:, :, None]
+    values = np.where(kept, rng.choice([-3, -2, -1, 1, 2, 3], kept.shape), 0).astype(np.int8)
+    codes = np.where(kept, -np.log2(share)[:, :, None], -np.log2(1 - share)[:, :, None])
+    return values, float(codes.sum()) + math.log2(6) * int(kept.sum())
 
 
 @st.composite
@@ -296,6 +313,66 @@ def test_channels_that_are_gone_are_nearly_free() -> None:
     values = np.random.default_rng(0).choice([-3, -2, -1, 1, 2, 3], (64, 64, 9)).astype(np.int8)
     values[:, ::2] = 0
     assert 8 * len(smallest(values)[1]) < math.log2(6) * values.size / 2 + 64 + 8 * 24
+
+
+def test_zeros_of_uneven_channels_cost_little_more_than_to_one_who_knows_their_odds() -> None:
+    values, ideal = uneven(128, 96, 9)
+    coded = 8 * len(CODECS["channelwise"].encode(values))
+    levels = (128 + 96) * 3  # bits: half a log2 of what a channel's share of zeros is known to
+    assert ideal < coded < 1.005 * ideal + levels + 8 * 16
+    assert coded < 0.95 * CODECS["entropy"].bits(values.ravel())
+
+
+def test_sizes_of_uneven_channels_cost_little_more_than_to_one_who_knows_their_laws() -> None:
+    """No zeros at all; magnitudes 1 to 100 fall by a factor for each step, whose log is a sum over both channels."""
+    rng = np.random.default_rng(0)
+    rates = 2 * rng.normal(size=(96, 1, 1)) + 2 * rng.normal(size=(1, 64, 1)) - 2.5
+    law = np.exp(rates * np.arange(100) / 99)
+    law /= law.sum(-1, keepdims=True)
+    chosen = (rng.random((96, 64, 9, 1)) > law.cumsum(-1)[:, :, None]).sum(-1)
+    values = ((1 + np.minimum(chosen, 99)) * rng.choice([-1, 1], chosen.shape)).astype(np.int8)
+    ideal = values.size - np.log2(np.take_along_axis(law, np.minimum(chosen, 99), -1)).sum()
+    coded = 8 * len(CODECS["channelwise"].encode(values))
+    assert ideal < coded < 1.006 * ideal + (96 + 64) * 3 + 8 * 60  # of which 60 bytes are the table
+    assert coded < 0.98 * order0_bits(values.ravel())
+
+
+def test_channels_alike_are_left_to_the_entropy_codec() -> None:
+    assert Channelwise().attempt(pruned_gaussian(36_864, 4, 0.7).reshape(64, 64, 9)) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(structured(), st.floats(0, 1), st.integers(0, 2**32))
+def test_uneven_weights_of_any_shape_return(values: np.ndarray, wild: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = (values.astype(np.int16) * np.where(rng.random(values.shape) < wild, 4681, 1)).astype(np.int16)
+    codec = CODECS["channelwise"]
+    data = codec.encode(values)
+    np.testing.assert_array_equal(codec.decode(data, values.size), values.ravel())
+    assert codec.bits(values) == 8 * len(data)
+
+
+@pytest.mark.parametrize("lean", [-400, -333, -16, -1, 0, 1, 16, 50, 333, 400])
+def test_odds_are_the_power_of_two_that_they_say(lean: int) -> None:
+    zero, other = odds_frequencies(lean).tolist()
+    assert zero + other == TOTAL
+    assert zero == pytest.approx(TOTAL * 2 ** (lean / 16) / (1 + 2 ** (lean / 16)), abs=3, rel=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 25), min_size=2, max_size=4).filter(any), st.floats(0.1, 4))
+def test_the_path_of_levels_is_the_cheapest_of_all(counts: list[int], rate: float) -> None:
+    given_ = np.array(counts)
+    start = np.maximum(np.rint(np.sqrt(given_ / 1.5)).astype(np.int64), given_ > 0)
+    norm = given_.sum() / (np.log(2) * (start**2).sum())
+
+    def cost(levels: tuple[int, ...]) -> float:
+        tried = np.array(levels, float)
+        logs = np.log2(np.maximum(tried, 1e-9))
+        return float((norm * tried**2 - 2 * given_ * logs).sum() + rate * np.abs(np.diff(tried)).sum())
+
+    best = min(map(cost, itertools.product(range(int(start.max()) + 2), repeat=len(counts))))
+    assert cost(tuple(_shortest_path(given_, start, rate).tolist())) == pytest.approx(best)
 
 
 @given(st.lists(st.integers(0, 2**31), min_size=1, max_size=300), st.integers(400, TOTAL))

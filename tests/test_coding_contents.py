@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import emomc
 from emomc.cli import main
-from emomc.coding import CODECS, CodedTensor, encode_tensor, file_contents, read_network, write_network
+from emomc.coding import CODECS, SHAPED, CodedTensor, encode_tensor, file_contents, read_network, write_network
 
 
 def tensor(seed: int, shape: tuple[int, ...], bits: int, keep: float) -> CodedTensor:
@@ -89,7 +89,7 @@ def test_inspect_compares_codecs_and_conventions(file: Path) -> None:
     assert code == 0
     integers = emomc.read_network(file).tensor("conv").integers
     for codec in CODECS.values():
-        values = integers if codec.name == "structured" else integers.ravel()
+        values = integers if codec.name in SHAPED else integers.ravel()
         assert re.search(rf"{codec.name}.*", text) and f"{codec.bits(values) // 8} " in text
     assert re.search(r"emomc-normal │ +736 │", text)  # (1152 * 4 + 160 * 8) / 8
     assert "fewer than any decoder needs" in re.search(r"haq .*", text)[0]

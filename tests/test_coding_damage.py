@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emomc.coding import CODECS, CodedTensor, decode_tensor, encode_tensor, read_network, write_network
+from emomc.coding import CODECS, SHAPED, CodedTensor, decode_tensor, encode_tensor, read_network, write_network
 from emomc.coding.blob import MAX_WEIGHTS
 from emomc.errors import EmomcError
 
@@ -60,12 +60,14 @@ TENSORS = {
     "full": np.where(VALUES == 0, 3, VALUES).astype(np.int16),
     "constant": np.full(SIZE, -7, np.int16),
     "empty": np.zeros(SIZE, np.int16),
+    "uneven": (VALUES * (np.arange(SIZE) % 97 < np.arange(SIZE) % SHAPE[1] // 48)).astype(np.int16),
 }
 
 
 @cache
 def honest(name: str, kind: str) -> bytes:
-    return front(CODECS[name].tag, SHAPE) + CODECS[name].encode(TENSORS[kind])
+    values = TENSORS[kind].reshape(SHAPE) if name in SHAPED else TENSORS[kind]
+    return front(CODECS[name].tag, SHAPE) + CODECS[name].encode(values)
 
 
 @pytest.mark.parametrize("kind", list(TENSORS))
@@ -103,6 +105,12 @@ LIES = {
     "the largest alphabet": front(0, SHAPE) + b"\xff\xff\x03\xfe\xff\x03\x00",
     "a wide bell": front(2, SHAPE) + b"\x00\x00\x01\xff\xff\x01\x00\x00",
     "a long table": front(2, SHAPE) + b"\x01\xff\xff\x01\x01\x01\x01",
+    "one long row": front(8, SHAPE) + b"\x80\x80\x10\x01",
+    "levels": front(8, SHAPE) + b"\x80\x20\x01\x10\x00\x00\xff\xff\x03" + b"\x02\x00\x00\x00\x01\x00",
+    "steep levels": front(8, SHAPE) + b"\x80\x20\x01\x10\x00\x00\x07\x02\xff\xff\x03\x00\x00\x01\x00",
+    "a wide tilted table": front(8, SHAPE)
+    + b"\x80\x20\x01\x00\x00\x10\x06\x02\x00\x00\x00\x01\x00"
+    + b"\x02\xff\xff\x03\xfe\xff\x03\x00\x01\x00",
     "code words": front(6, SHAPE) + b"\x00\xfe\xff\x03\x00\x05" + b"\xff" * 40_960,
 }
 

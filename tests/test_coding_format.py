@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import struct
 import zlib
@@ -93,15 +95,13 @@ class Stream:
         if len(frequencies) == 1:
             return [0] * n
         assert sum(frequencies) == TOTAL
-        return [self.symbol(frequencies) for _ in range(n)]
+        starts = list(itertools.accumulate(frequencies, initial=0))
+        return [self.symbol(frequencies, starts) for _ in range(n)]
 
-    def symbol(self, frequencies: list[int]) -> int:
-        q, start = self.state % TOTAL, 0
-        index = 0
-        while q >= start + frequencies[index]:
-            start += frequencies[index]
-            index += 1
-        self.state = frequencies[index] * (self.state // TOTAL) + q - start
+    def symbol(self, frequencies: list[int], starts: list[int]) -> int:
+        q = self.state % TOTAL
+        index = bisect.bisect_right(starts, q) - 1
+        self.state = frequencies[index] * (self.state // TOTAL) + q - starts[index]
         if self.state < 2**32 and self.words:
             self.state = self.state << 32 | self.words.pop()
         return index
@@ -121,6 +121,13 @@ def table(data: Bytes, n: int) -> tuple[list[int], Stream]:
 
 
 def entropy(data: Bytes, n: int) -> list[int]:
+    symbols, frequencies, stream = model(data, n)
+    values = [symbols[i] for i in stream.symbols(frequencies, n)]
+    assert stream.state == 0 and not stream.words
+    return values
+
+
+def model(data: Bytes, n: int) -> tuple[list[int], list[int], Stream]:
     form = data.byte()
     if form == 0:
         zeros, first, last = data.varint(), data.varint(), data.varint()
@@ -128,7 +135,7 @@ def entropy(data: Bytes, n: int) -> list[int]:
         stream = Stream(data.data)
         span = max(last - first, 1)
         side = [halvings((slope**2 * d * span + curve**2 * d * d) // (4 * span**2)) for d in range(last - first + 1)]
-        centre = min(max(TOTAL * zeros // n, 1), TOTAL - 2 * len(side))
+        centre = min(max(TOTAL * zeros // max(n, 1), 1), TOTAL - 2 * len(side))
         shares = apportion(side[::-1] + side, TOTAL - centre)
         frequencies = [*shares[: len(side)], centre, *shares[len(side) :]]
         symbols = [*range(-last, -first + 1), 0, *range(first, last + 1)]
@@ -141,9 +148,7 @@ def entropy(data: Bytes, n: int) -> list[int]:
         symbols = alphabet(data)
         levels, stream = table(data, len(symbols))
         frequencies = apportion([level**2 for level in levels], TOTAL)
-    values = [symbols[i] for i in stream.symbols(frequencies, n)]
-    assert stream.state == 0 and not stream.words
-    return values
+    return symbols, frequencies, stream
 
 
 def scatter(n: int, positions: list[int], entries: list[int]) -> list[int]:
@@ -222,7 +227,44 @@ def structured(data: Bytes, n: int) -> list[int]:
     return scatter(n, positions, entropy(data, len(positions)))
 
 
-DECODERS = (dense, bitmap, entropy, relative_index, csr, coo, huffman, structured)
+def channelwise(data: Bytes, n: int) -> list[int]:
+    channels, window = data.varint(), data.varint()
+    outputs = n // (channels * window)
+    zero_step, zero_offset, tilt_step = data.byte(), data.zigzag(), data.byte()
+    sizes = [
+        outputs * (zero_step > 0),
+        channels * (zero_step > 0),
+        outputs * (tilt_step > 0),
+        channels * (tilt_step > 0),
+    ]
+    levels = entropy(Bytes(data.take(data.varint())), sum(sizes)) if sum(sizes) else []
+    a, b, r, s = (levels[sum(sizes[:i]) :][: sizes[i]] or [0] * max(outputs, channels) for i in range(4))
+    symbols, frequencies, stream = model(data, 0)
+    values, rows = [0] * n, max(1, 2**16 // (channels * window))
+
+    def halved(y: int) -> int:
+        return halvings(y) if y < 31 * 256 else 0
+
+    for start in range(0, outputs, rows):
+        pairs = [(k, c) for k in range(start, min(start + rows, outputs)) for c in range(channels)]
+        kept = []
+        for k, c in sorted(pairs, key=lambda pair: a[pair[0]] + b[pair[1]]):
+            y = (a[k] + b[c]) * zero_step + zero_offset
+            odds = [2**30, halved(16 * y)] if y > 0 else [halved(-16 * y), 2**30]
+            kept += [(k, c, i) for i, left in enumerate(stream.symbols(apportion(odds, TOTAL), window)) if left]
+        largest, tables = max(1, *map(abs, symbols)), {}
+        for k, c, i in sorted(sorted(kept), key=lambda place: r[place[0]] + s[place[1]]):
+            level = r[k] + s[c]
+            if level not in tables:
+                tilt = [16 * tilt_step * level * abs(v) // largest for v in symbols]
+                tilted = [f * (halved(max(tilt) - e) >> 17) for f, e in zip(frequencies, tilt, strict=True)]
+                tables[level] = apportion(tilted, TOTAL) if tilt_step else frequencies
+            values[(k * channels + c) * window + i] = symbols[stream.symbols(tables[level], 1)[0]]
+    assert stream.state == 0 and not stream.words
+    return values
+
+
+DECODERS = (dense, bitmap, entropy, relative_index, csr, coo, huffman, structured, channelwise)
 
 
 def blob(raw: bytes) -> tuple[int, list[int], list[float], list[int]]:
@@ -249,6 +291,14 @@ def laplace(n: int, size: float, limit: int) -> np.ndarray:
     return np.clip(np.rint(np.random.default_rng(n).laplace(size=n) * size), -limit, limit)
 
 
+def uneven(outputs: int, inputs: int, window: int, most: int, keep: float) -> np.ndarray:
+    """Weights whose zeros and sizes differ from channel to channel."""
+    rng = np.random.default_rng(outputs)
+    factor = np.exp(rng.normal(size=(outputs, 1, 1)) + rng.normal(size=(1, inputs, 1)))
+    values = np.clip(np.rint(rng.laplace(size=(outputs, inputs, window)) * factor * most / 9), -most, most)
+    return values * (rng.random(values.shape) < keep * factor / (1 + factor))
+
+
 CASES = {
     "all zero": (np.zeros(12), 2),
     "one weight": (np.array([-300.0]), 16),
@@ -270,6 +320,10 @@ CASES = {
         np.where(np.arange(42) % 4 == np.arange(60)[:, None] % 4, laplace(2520, 4, 7).reshape(60, 42), 0),
         4,
     ),
+    "uneven": (uneven(30, 20, 9, 7, 0.9), 4),
+    "uneven bytes in blocks": (uneven(40, 450, 4, 127, 0.1), 8),
+    "uneven zeros": (np.sign(uneven(30, 40, 3, 50, 0.7)), 2),
+    "uneven sizes alone": (uneven(30, 40, 3, 50, 1e9) + 60, 8),
 }
 
 

@@ -1,7 +1,7 @@
 """How weights are stored: codecs, exact sizes, the network file, and published size conventions."""
 
 from emomc.coding.blob import BlobInfo, decode_floats, decode_tensor, describe_tensor, encode_floats, encode_tensor
-from emomc.coding.codecs import CODECS, Codec, smallest
+from emomc.coding.codecs import CODECS, SHAPED, Codec, smallest
 from emomc.coding.container import NetworkFile, blob_cost, container_overhead, read_network, write_network
 from emomc.coding.contents import FileContents, LayerContent, file_contents
 from emomc.coding.conventions import CONVENTIONS, SizeConvention, entropy_bound, size_convention
@@ -10,6 +10,7 @@ from emomc.coding.tensor import CodedTensor
 __all__ = [
     "CODECS",
     "CONVENTIONS",
+    "SHAPED",
     "BlobInfo",
     "Codec",
     "CodedTensor",

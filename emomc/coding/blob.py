@@ -93,7 +93,7 @@ def describe_tensor(data: bytes) -> BlobInfo:
 def _read_front(reader: Reader, expected: tuple[int, ...] | None) -> tuple[BlobInfo, NDArray[np.float16]]:
     tag, axes = reader.nibbles("codec")
     if tag not in _CODECS:
-        raise damaged("codec", f"one of {sorted(_CODECS)}", str(tag))
+        raise damaged("codec", f"one of {sorted(_CODECS)} (newer ones need a newer emomc)", str(tag))
     form = reader.byte("bit-width")
     bit_width = form & ~_PER_CHANNEL
     if not 2 <= bit_width <= 16:

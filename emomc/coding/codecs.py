@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from emomc.coding.channelwise import Channelwise
 from emomc.coding.dense import Bitmap, Dense, Integers, kept
 from emomc.coding.entropy import Entropy
 from emomc.coding.huffman import Huffman
@@ -32,11 +33,16 @@ class Codec(Protocol):
 
 
 _LISTING = (Bitmap(), RelativeIndex(), CompressedRows(), Coordinates())  # of values that are not zero
-_DENSE, _ENTROPY, _HUFFMAN, _STRUCTURED = Dense(), Entropy(), Huffman(), Structured()
+_DENSE, _ENTROPY, _HUFFMAN, _STRUCTURED, _CHANNELWISE = Dense(), Entropy(), Huffman(), Structured(), Channelwise()
 
-_BY_TAG: dict[int, Codec] = {codec.tag: codec for codec in (_DENSE, *_LISTING, _ENTROPY, _HUFFMAN, _STRUCTURED)}
+_BY_TAG: dict[int, Codec] = {
+    codec.tag: codec for codec in (_DENSE, *_LISTING, _ENTROPY, _HUFFMAN, _STRUCTURED, _CHANNELWISE)
+}
 
 CODECS: MappingProxyType[str, Codec] = MappingProxyType({_BY_TAG[tag].name: _BY_TAG[tag] for tag in sorted(_BY_TAG)})
+
+SHAPED = frozenset({_STRUCTURED.name, _CHANNELWISE.name})
+"""Codecs that mind the shape of the weight; to all others it is flat."""
 
 
 def smallest(values: Integers) -> tuple[Codec, bytes]:
@@ -49,6 +55,9 @@ def smallest(values: Integers) -> tuple[Codec, bytes]:
     coded = {_ENTROPY.tag: _ENTROPY.encode(flat)}  # the usual winner, and its size is only known once it is written
     if _STRUCTURED.pays(values):
         coded[_STRUCTURED.tag] = _STRUCTURED.encode(values)
+    leaning = _CHANNELWISE.attempt(values)
+    if leaning is not None:
+        coded[_CHANNELWISE.tag] = leaning
     sizes = {_DENSE.tag: _DENSE.bits(flat)} | {tag: 8 * len(data) for tag, data in coded.items()}
     positions, widths = kept(flat)
     sizes |= {codec.tag: codec.listed_bits(flat.size, positions, widths) for codec in _LISTING}

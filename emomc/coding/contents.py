@@ -8,7 +8,7 @@ import numpy as np
 
 from emomc.coding.alphabet import histogram
 from emomc.coding.blob import BlobInfo, describe_tensor
-from emomc.coding.codecs import CODECS
+from emomc.coding.codecs import CODECS, SHAPED
 from emomc.coding.container import NetworkFile, blob_cost
 
 
@@ -80,7 +80,5 @@ def _layer(file: NetworkFile, name: str, blob: bytes) -> LayerContent:
     zeros = int(counts[symbols == 0].sum())
     entropy = float(counts[seen] @ np.log2(values.size / counts[seen]))
     distinct = int(np.count_nonzero(seen & (symbols != 0)))
-    codecs = {
-        codec.name: codec.bits(integers if codec.name == "structured" else values) // 8 for codec in CODECS.values()
-    }
+    codecs = {codec.name: codec.bits(integers if codec.name in SHAPED else values) // 8 for codec in CODECS.values()}
     return LayerContent(name, describe_tensor(blob), zeros, distinct, entropy, codecs, blob_cost(len(blob)))

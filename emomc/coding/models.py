@@ -14,6 +14,8 @@ TOTAL = 1 << PRECISION
 # 2**(30 - i/256): the fractional part of a power of two, in steps of 1/256 octave.
 _FRACTIONS = np.array([round(2.0 ** (30 - i / 256)) for i in range(256)], np.int64)
 _RATIOS = np.exp2(-np.arange(1, 256) / 16)  # of neighbouring frequencies of a decaying model, by rate from 1
+_FINE = 1.5  # as 3 in `quantize_counts`, for levels that are smoothed afterwards
+_LONGEST_PATH = 1 << 10  # symbols and levels of a table that is smoothed: time is their product
 
 Frequencies = NDArray[np.int64]
 
@@ -96,6 +98,52 @@ def quantize_counts(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     levels = np.rint(np.sqrt(counts / 3)).astype(np.int64)
     return np.maximum(levels, counts > 0)
+
+
+def choose_levels(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Levels of a table for which the values' code and the table's together are near the shortest.
+
+    Finer than ``quantize_counts``, and smooth where that costs the values less than it saves in the table. The
+    shortest path over the levels is exact for a given sum of squares and rate of the differences: those of fine levels.
+    """
+    levels = np.maximum(np.rint(np.sqrt(counts / _FINE)).astype(np.int64), counts > 0)
+    if counts.size > _LONGEST_PATH or levels.max() > _LONGEST_PATH:
+        return quantize_counts(counts)
+    differences = np.diff(levels)
+    widest = int(np.abs(differences).max(initial=0))
+    return _shortest_path(counts, levels, fit_decay(differences, widest) / 16) if widest else levels
+
+
+def _shortest_path(counts: NDArray[np.int64], levels: NDArray[np.int64], rate: float) -> NDArray[np.int64]:
+    """Levels of least cost: ``-2 count log2(level)``, the linearized normalization, and ``rate`` a unit of change."""
+    grid = np.arange(int(levels.max()) + 2, dtype=np.float64)
+    norm = counts.sum() / (np.log(2) * (levels**2).sum()) * grid**2
+    gain = 2 * np.log2(np.maximum(grid, 1e-9))  # level 0 is for what does not occur
+    slope = rate * grid
+    ways, best = [], np.zeros_like(grid)
+    for count in counts.tolist():
+        below = np.minimum.accumulate(best - slope) + slope
+        above = np.minimum.accumulate((best + slope)[::-1])[::-1] - slope
+        best = np.minimum(below, above) + norm - count * gain
+        ways.append(best)
+    path, at = np.empty(counts.size, np.int64), int(np.argmin(ways[-1]))
+    for position in range(counts.size - 1, -1, -1):
+        if position < counts.size - 1:
+            at = int(np.argmin(ways[position] + rate * np.abs(grid - at)))
+        path[position] = at
+    return path
+
+
+def odds_frequencies(lean: int) -> Frequencies:
+    """Frequencies of two symbols of odds ``2**(lean / 16)``, the first to the second."""
+    other, one = int(halvings(np.array(16 * abs(lean)))), 1 << 30
+    return apportion(np.array([one, other] if lean > 0 else [other, one], np.int64), TOTAL)
+
+
+def tilted_frequencies(frequencies: Frequencies, octaves: NDArray[np.int64]) -> Frequencies:
+    """``frequencies`` times ``2**(octaves/256)``, one for each symbol, shared out again."""
+    falls = halvings(octaves.max() - octaves) >> 17
+    return apportion(frequencies * falls, TOTAL)
 
 
 def decay_frequencies(last: int, rate: int) -> Frequencies:

@@ -46,7 +46,7 @@ _STORABLE = (1e-5, 65504.0)
 _ROW = np.dtype(  # of a layer's index file
     [("length", "<i8"), ("checksum", "<u4"), ("distortion", "<f8"), ("nonzero", "<i8"), ("channels", "<i8")]
 )
-_VERSION = 5  # raise when a change to compression or coding makes stored blobs stale
+_VERSION = 6  # raise when a change to compression or coding makes stored blobs stale
 
 
 @dataclass(frozen=True)
