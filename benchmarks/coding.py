@@ -194,7 +194,7 @@ def draw() -> None:
         panel.set_xticks(list(ticks), names, rotation=60, ha="right", fontsize=8)
         panel.set_title(f"{chosen[0]['task']}, {chosen[0]['method']}", fontsize=10)
         panel.grid(axis="y", linewidth=0.3)
-        panel.set_ylim(0.95, 2.0)
+        panel.set_ylim(0.9, 2.0)
     panels[0][0].set_ylabel("bytes / order-0 entropy")
     panels[0][-1].legend(fontsize=8, loc="upper left")
     figure.tight_layout()
