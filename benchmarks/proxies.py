@@ -4,7 +4,8 @@ Every layer has a true loss for each of its choices, which a search does not see
 by a log-normal factor each, as probing a layer alone tells them. Errors are measured by a formula, so a search takes
 seconds, and the exact front is found by dynamic programming, layer after layer. "additive" adds up the layers' losses;
 in "coupled" neighbouring layers also amplify or cancel each other's loss, which no sensitivity tells; "three" has
-prune ratios beside bit-widths, and energy as a third objective.
+prune ratios beside bit-widths, and energy as a third objective. "plain" is a milder problem, after one for which others'
+figures are known: a layer's loss falls by 4 with every bit in all layers alike, and errors do not saturate.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Proxy:
     coupling: Doubles
     costs: dict[str, Doubles]
     max_loss: float = CHANCE  # networks that lose more error than this are infeasible
+    resolution: float = RESOLUTION
+    corner: float = 1.0  # of the box in which quality is taken; 1 is the worst on the exact front
 
     def losses(self, genomes: Genomes) -> Doubles:
         """True losses of genomes ``(n, n_var)``, shape ``(n,)``."""
@@ -73,7 +76,7 @@ class Proxy:
         """What a search is given: exact costs, and sensitivities that are off by a factor each."""
         factor = np.exp(noise * np.random.default_rng(seed).normal(size=self.loss.shape))
         told = np.maximum.accumulate(np.maximum.accumulate(self.loss * factor, axis=1), axis=2)
-        return SearchTask(self.problem(), told[..., None, None], DENSE_ERROR, resolution=RESOLUTION)
+        return SearchTask(self.problem(), told[..., None, None], DENSE_ERROR, resolution=self.resolution)
 
     @cached_property
     def exact_front(self) -> Doubles:
@@ -104,7 +107,7 @@ class Proxy:
         """Hypervolume of objectives ``(n, objectives)`` over that of the exact front.
 
         It is taken in the logarithm of the lost error and in plain costs, in the box between the best and the worst of
-        each on the exact front.
+        each on the exact front, or somewhat beyond the worst.
         """
         return self._volume(values) / self._exact_volume
 
@@ -117,7 +120,7 @@ class Proxy:
             np.concatenate([np.log(v[:, :1] - DENSE_ERROR), v[:, 1:]], axis=1) for v in (values, self.exact_front)
         )
         low, high = exact.min(axis=0), exact.max(axis=0)
-        return hypervolume((scaled - low) / (high - low), np.ones(len(low)))
+        return hypervolume((scaled - low) / (high - low), np.full(len(low), self.corner))
 
 
 def _nondominated(fronts: list[Doubles], most_loss: float) -> Doubles:
@@ -160,7 +163,20 @@ def three(seed: int, n_layers: int = 10) -> Proxy:
     return Proxy("three", _space(n_layers, ratios, widths), loss, np.zeros(n_layers - 1), costs, MAX_LOSS)
 
 
-PROXIES = {"additive": additive, "coupled": coupled, "three": three}
+def plain(seed: int, n_layers: int = 20) -> Proxy:
+    """Twenty layers with 1 to 8 bits, which lose up to 0.1 of the error's range together; error and size."""
+    rng = np.random.default_rng(seed)
+    widths = tuple(range(8, 0, -1))
+    sensitivity = np.exp(1.5 * rng.normal(size=(n_layers, 1)))
+    loss = sensitivity * 4.0 ** -np.array(widths, dtype=float)
+    loss *= 0.1 / loss[:, -1].sum()
+    weights = np.round(10 ** rng.uniform(1, 2.7, n_layers))
+    size = (weights[:, None] * np.array(widths))[:, None, :].astype(float)
+    space = _space(n_layers, (0.0,), widths)
+    return Proxy("plain", space, loss[:, None, :], np.zeros(n_layers - 1), {"size": size}, resolution=1e-6, corner=1.1)
+
+
+PROXIES = {"plain": plain, "additive": additive, "coupled": coupled, "three": three}
 
 
 def _space(n_layers: int, ratios: tuple[float, ...], widths: tuple[int, ...]) -> SearchSpace:

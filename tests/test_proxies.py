@@ -15,7 +15,7 @@ from emomc.search import front_of, hypervolume
 from tests.referees import fronts
 
 
-@pytest.mark.parametrize(("name", "n_layers"), [("additive", 3), ("coupled", 3), ("three", 2)])
+@pytest.mark.parametrize(("name", "n_layers"), [("plain", 3), ("additive", 3), ("coupled", 3), ("three", 2)])
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_the_front_is_that_of_all_networks(name: str, n_layers: int, seed: int) -> None:
