@@ -4,8 +4,8 @@ Every layer has a true loss for each of its choices, which a search does not see
 by a log-normal factor each, as probing a layer alone tells them. Errors are measured by a formula, so a search takes
 seconds, and the exact front is found by dynamic programming, layer after layer. "additive" adds up the layers' losses;
 in "coupled" neighbouring layers also amplify or cancel each other's loss, which no sensitivity tells; "three" has
-prune ratios beside bit-widths, and energy as a third objective. "plain" is a milder problem, after one for which others'
-figures are known: a layer's loss falls by 4 with every bit in all layers alike, and errors do not saturate.
+prune ratios beside bit-widths, and energy as a third objective. "plain" is a milder problem, after a published
+description: a layer's loss falls by 4 with every bit, and all losses are too small to saturate.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def three(seed: int, n_layers: int = 10) -> Proxy:
 
 
 def plain(seed: int, n_layers: int = 20) -> Proxy:
-    """Twenty layers with 1 to 8 bits, which lose up to 0.1 of the error's range together; error and size."""
+    """Twenty layers with 1 to 8 bits, whose losses add up to 0.1 at most; error and size."""
     rng = np.random.default_rng(seed)
     widths = tuple(range(8, 0, -1))
     sensitivity = np.exp(1.5 * rng.normal(size=(n_layers, 1)))
