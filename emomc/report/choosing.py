@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from emomc.errors import EmomcError
 from emomc.report.rundata import ENERGY, SIZE, Point, RunData
 from emomc.report.units import si
+from emomc.search.front import ALIKE
 
 LOSS = "loss"
-_ALIKE = 0.002  # losses closer to the dense network's error than this count as none: a fifth of a point
 
 Doubles = NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def _objectives(run: RunData) -> tuple[str, ...]:
 
 
 def _scaled(values: Doubles, name: str) -> Doubles:
-    floor = np.maximum(values, 0.0) + _ALIKE if name == LOSS else np.maximum(np.abs(values), 1e-300)
+    floor = np.maximum(values, 0.0) + ALIKE if name == LOSS else np.maximum(np.abs(values), 1e-300)
     logarithm = np.log(floor)
     return np.asarray((logarithm - logarithm.min()) / max(float(np.ptp(logarithm)), 1e-12))
 
