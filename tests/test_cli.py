@@ -227,6 +227,17 @@ def test_cost_of_a_point_is_that_of_the_front(run):
     assert len(shown) == 2 and shown == pytest.approx([value, value], rel=5e-3)
 
 
+def test_the_file_of_a_point_costs_what_the_point_costs(run):
+    row = rows(run)[0]
+    flow = ("--dataflow", "X:Y")
+    of_file, of_point = (
+        good("cost", run / row["file"], *flow),
+        good("cost", "digits", "--point", "p00", "--run", run, *flow),
+    )
+    assert re.findall(r"│ all .*", of_file) == re.findall(r"│ all .*", of_point)
+    assert re.findall("The dense .*", of_file) == re.findall("The dense .*", of_point)
+
+
 # --- bad input ---
 
 

@@ -181,6 +181,29 @@ def test_the_command_measures_what_it_wrote(task, tmp_path):
     assert f"size   {out.stat().st_size} bytes, {4 * 21226 / out.stat().st_size:.1f} x less" in text
 
 
+def test_shrinking_at_once_or_on_export_gives_the_same_file_of_the_same_network(task, tmp_path):
+    pytest.importorskip("torch_pruning", reason="shrinking is an extra")
+    (tmp_path / "half.yaml").write_text('"*": {granularity: channel, prune_ratio: 0.5, bit_width: 4}')
+    large, small, exported = (tmp_path / f"{name}.emomc" for name in ("large", "small", "exported"))
+    making = ("compress", "digits", "--config", tmp_path / "half.yaml", "--method", "magnitude", "--out")
+    assert command(*making, large)[0] == 0
+    code, text, _ = command(*making, small, "--shrink")
+    assert code == 0 and f"size   {small.stat().st_size} bytes" in text
+    weight_bytes = sum(map(len, coding.read_network(small).blobs.values()))
+    assert f"{weight_bytes} bytes of them are coded weights" in text
+    assert command("export", large, "--out", exported, "--shrink")[0] == 0
+    assert exported.read_bytes() == small.read_bytes() and small.stat().st_size < 0.8 * large.stat().st_size
+    networks, inputs = [emomc.load(path) for path in (large, small)], task.splits.test.inputs
+    weights = [sum(p.numel() for p in network.parameters()) for network in networks]
+    assert weights[1] < 0.8 * weights[0]
+    expected, found = (network(inputs) for network in networks)
+    assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+    code, text, _ = command("verify", small)
+    assert code == 0 and f"({emomc.measure_file(large, task).error!r})" in text
+    code, _, message = command("export", large, "--out", tmp_path / "x.onnx", "--to", "onnx", "--shrink")
+    assert code == 2 and "--shrink goes with --to emomc" in message
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

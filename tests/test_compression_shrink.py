@@ -13,6 +13,7 @@ from torch import nn
 
 from emomc import coding
 from emomc.compression import file_overhead, quantize_uniform, save_network, shrink
+from emomc.compression.activations import ActivationGrid, InputQuantizer, attach_quantizers, detach_quantizers
 from emomc.compression.glue import make_storable
 from emomc.errors import EmomcError
 from emomc.export import load, shrink_file
@@ -146,8 +147,8 @@ def test_a_network_that_cannot_be_followed_is_named() -> None:
         shrink(module, torch.zeros(1, 3, 32, 32))
 
 
-def file_of(path: Path, name: str, header: dict[str, object]) -> tuple[nn.Module, torch.Tensor]:
-    """A file with every layer at four bits; the network that it holds."""
+def file_of(path: Path, name: str, header: dict[str, object], bits: int = 0) -> tuple[nn.Module, torch.Tensor]:
+    """A file with every layer at four bits, the inputs of all but the first at so many; the network that it holds."""
     module, images = pruned(name)
     network = trace(module, images[:1])
     make_storable(module, network)
@@ -157,7 +158,11 @@ def file_of(path: Path, name: str, header: dict[str, object]) -> tuple[nn.Module
         blobs[layer.name] = coding.encode_tensor(tensor)
         with torch.no_grad():
             state[layer.weight].copy_(torch.from_numpy(tensor.dequantize()))
-    save_network(path, module, network, blobs, {**header, "input_shape": [1, *images.shape[1:]]})
+    inner = [layer.name for layer in network.layers[1:]] if bits else []
+    grids = {name: ActivationGrid(bits, 2.0 ** -(bits - 3), 1 + number) for number, name in enumerate(inner)}
+    header = {**header, "input_shape": [1, *images.shape[1:]]}
+    save_network(path, module, network, blobs, header, grids if bits else None)
+    attach_quantizers(module, network, grids)
     return module, images
 
 
@@ -180,6 +185,37 @@ def test_a_shrunk_file_decodes_to_the_same_outputs(name: str, tmp_path: Path, mo
         coding.blob_cost(len(b)) for b in file.blobs.values()
     )
     assert length == predicted == (tmp_path / "small").stat().st_size < (tmp_path / "large").stat().st_size
+
+
+@pytest.mark.parametrize("name", ["branches", "depthwise", "ResNet-20"])
+def test_quantized_inputs_stay_what_they_are(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grids, of all layers but the first, go along with their layers, also where those lose channels.
+
+    A sum in another order may round to the neighbouring level, so that few outputs may move, and not far.
+    """
+    monkeypatch.setitem(NETWORKS, "ResNet-20", (lambda: resnet(20), 32))
+    build = NETWORKS[name][0]
+    module, images = file_of(tmp_path / "large", name, {}, bits=6)
+    shrink_file(tmp_path / "large", tmp_path / "small", build)
+    decoded = load(tmp_path / "small", build)
+    assert count(decoded) < 0.85 * count(module)
+    grids = [
+        {path: part.grid for path, part in network.named_modules() if isinstance(part, InputQuantizer)}
+        for network in (module, decoded)
+    ]
+    assert grids[0] == grids[1] and len(grids[0]) == len(coding.read_network(tmp_path / "small").blobs) - 1
+    images = torch.randn(16, *images.shape[1:])
+    with torch.no_grad():
+        expected, found = module(images), decoded(images)
+        detach_quantizers(decoded)
+        unquantized = decoded(images)
+    scale = float(expected.abs().max())
+    assert (
+        float((found - expected).abs().mean())
+        < 1e-3 * scale
+        < 1e-2 * scale
+        < float((unquantized - expected).abs().mean())
+    )
 
 
 def test_a_file_of_a_wider_network_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from emomc import coding
 from emomc.cli import main
+from emomc.compression.activations import InputQuantizer
 from emomc.errors import EmomcError
+from emomc.export import Compressor, load, shrink_file
 from emomc.hardware import CostAxes, accelerators, load_accelerator
 from emomc.network import trace
+from emomc.problems.tasks import load_task
 from emomc.problems.tasks.networks import mobilenet_v1
 from emomc.report.costs import LayerChoice, network_cost
 from tests.toys import layer
@@ -25,10 +30,37 @@ ZEROS = [0.0, 0.4, 0.7]
 PHYSICAL = [name for name in accelerators() if name not in ("published", "emomc-fpga")]
 
 
-def run(*arguments: object) -> str:
-    done = CliRunner().invoke(main, ["cost", "digits", *map(str, arguments)], catch_exceptions=False)
+def run(*arguments: object, of: object = "digits") -> str:
+    done = CliRunner().invoke(main, ["cost", str(of), *map(str, arguments)], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
     return done.stdout
+
+
+def total(text: str) -> float:
+    """Joules of the whole network, as the first table shows them."""
+    number, unit = re.findall(r"│ all .* (\S+) ([nµm]?J) │$", text, re.MULTILINE)[0]
+    return float(number) * {"nJ": 1e-9, "µJ": 1e-6, "mJ": 1e-3, "J": 1.0}[unit]
+
+
+def inputs_of(module: torch.nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What each layer with quantized inputs is fed with, rounded."""
+    fed: dict[str, torch.Tensor] = {}
+    for name, part in module.named_modules():
+        if isinstance(part, InputQuantizer):
+            part.register_forward_hook(lambda _, inputs, output, name=name: fed.update({name: output}))
+    module(images)
+    return {name.rpartition(".")[0]: output for name, output in fed.items()}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Half of all input channels gone, 4-bit weights, 8-bit maps; the same shrunk."""
+    pytest.importorskip("torch_pruning", reason="shrinking is an extra")
+    large, small = (tmp_path_factory.mktemp("files") / name for name in ("large.emomc", "small.emomc"))
+    wanted = {"*": {"granularity": "channel", "prune_ratio": 0.5, "bit_width": 4, "activation_bits": 8}}
+    Compressor(load_task("digits")).compress(wanted, large, method="magnitude", split="validation")
+    shrink_file(large, small)
+    return large, small
 
 
 @pytest.mark.parametrize("name", accelerators())
@@ -113,6 +145,67 @@ def test_two_accelerators_side_by_side_with_a_figure(tmp_path: Path) -> None:
 def test_mistakes_are_named(arguments: list[str], expected: str) -> None:
     done = CliRunner().invoke(main, ["cost", "digits", *arguments], catch_exceptions=False)
     assert done.exit_code == 2 and expected in done.stderr
+
+
+@pytest.mark.parametrize("name", ["published", "npu-coded", "eyeriss-65nm"])
+def test_a_file_costs_what_its_layers_hold(name: str, files: tuple[Path, Path]) -> None:
+    """Of either file, against the model asked layer by layer about what a decoded layer is fed with and holds."""
+    model, images = load_accelerator(name), load_task("digits").splits.calibration.inputs[:64]
+    flow, totals = model.dataflows[0], []
+    for path in files:
+        module, file = load(path), coding.read_network(path)
+        fed = inputs_of(module, images)
+        expected = 0.0
+        for each in trace(module, images[:1]).layers:
+            weight = file.tensor(each.name).integers
+            running = each.with_inputs(int(weight.any(axis=(0, *range(2, weight.ndim))).sum()))
+            expected += sum(
+                model.breakdown(
+                    running,
+                    1 - np.count_nonzero(weight) / running.weight_count,
+                    4,
+                    0,
+                    flow,
+                    coded_bits=8 * len(file.blobs[each.name]),
+                    activation_bits=8,
+                    input_sparsity=float((fed[each.weight.removesuffix(".weight")] == 0).double().mean()),
+                ).values()
+            )
+        totals.append(total(run("--accelerator", name, "--dataflow", flow, of=path)))
+        assert totals[-1] == pytest.approx(expected, rel=5e-3)
+    assert totals[1] < 0.8 * totals[0]
+
+
+def test_a_file_beside_accelerators_with_a_figure_and_the_dense_network(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    names = ("--accelerator", "published", "--accelerator", "edge-systolic")
+    dense = [line for line in run(*names).splitlines() if line.startswith("The dense network")]
+    for path in files:
+        text = run(*names, "--plot", tmp_path / "cost.png", of=path)
+        assert [line for line in text.splitlines() if line.startswith("The dense network")] == dense
+        assert str(path) in text and "off chip" in text and "Feature maps count as full" not in text
+        assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_zeros_of_a_file_are_measured_where_its_task_is_known(tmp_path: Path) -> None:
+    """A file of one's own task, whose network is in the file: without the task no zeros are counted."""
+    own = replace(load_task("digits"), name="mine", factory=None)
+    made = Compressor(own).compress("w8", tmp_path / "mine.emomc", method="magnitude", split="validation")
+    flow = ("--accelerator", "eyeriss-65nm", "--dataflow", "FY:Y")
+    full, counted = run(*flow, of=made.path), run(*flow, "--task", "digits", of=made.path)
+    assert "Feature maps count as full" in full and "Feature maps count as full" not in counted
+    assert total(counted) < total(full)
+
+
+def test_what_does_not_go_with_a_file_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    for arguments, expected in (
+        ([files[0], "--bits", "8"], "--bits, --point and --run go with a task"),
+        (["digits", "--task", "digits"], "--task goes with a file"),
+        ([tmp_path / "nowhere.emomc"], "nowhere.emomc"),
+    ):
+        done = CliRunner().invoke(main, ["cost", *map(str, arguments)], catch_exceptions=False)
+        assert done.exit_code == 2 and expected in done.stderr
 
 
 def test_mobilenet_has_the_published_layers() -> None:

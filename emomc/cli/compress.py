@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,9 @@ from emomc.cli.search import default_folder, settings_for, task_options
 from emomc.errors import EmomcError
 
 if TYPE_CHECKING:
+    from emomc.accuracy import Settings
     from emomc.export import CompressedFile
+    from emomc.problems.tasks import Task
 
 
 @click.command(short_help="Compress a task at one configuration, without a search.")
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--point", help="Take the configuration of this point of a run.")
 @click.option("--run", type=FOLDER, help="Folder of the run.  [default: runs/TASK]")
 @click.option("--out", type=FOLDER, required=True, help="File to write.")
+@click.option("--shrink", is_flag=True, help="Remove channels that no layer reads, for good.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @click.option(
     "--method",
@@ -44,6 +49,7 @@ def compress(
     point: str | None,
     run: Path | None,
     out: Path,
+    shrink: bool,
     force: bool,
     method: str,
     device: str,
@@ -88,8 +94,22 @@ def compress(
         loaded = load_task(task, **task_options(**given))
         configuration = config or ({"*": alike} if alike else of_point(run or default_folder(task), str(point)))
         made = Compressor(loaded, settings).compress(configuration, out, method=method, progress=tell)
+        if shrink:
+            tell("shrinking", 0, 1)
+            made = shrunk(made, loaded, settings)
     for line in facts(made):
         click.echo(line)
+
+
+def shrunk(made: CompressedFile, task: Task, settings: Settings) -> CompressedFile:
+    """The same without the channels that no layer reads, measured anew: its sums are added up in another order."""
+    from emomc.coding import read_network
+    from emomc.export import measure_file, shrink_file
+
+    size = shrink_file(made.path, made.path, lambda: copy.deepcopy(task.module))
+    weights = sum(map(len, read_network(made.path).blobs.values()))
+    found = measure_file(made.path, task, settings=settings)
+    return replace(made, measurement=found, size_bytes=size, weight_bytes=weights)
 
 
 def of_point(folder: Path, name: str) -> dict[str, dict[str, float | int | str]]:

@@ -16,6 +16,7 @@ from emomc.cli.search import task_options
 from emomc.errors import EmomcError
 
 if TYPE_CHECKING:
+    from emomc.coding import NetworkFile
     from emomc.problems.tasks import Task
     from emomc.report import Point, RunData
 
@@ -137,11 +138,9 @@ def verify(source: Path, names: tuple[str, ...], file: Path | None, task: str | 
 def _verify_file(path: Path, given: str | None, options: Mapping[str, Any]) -> None:
     from emomc.coding import read_network
     from emomc.export import check_file, measure_file
-    from emomc.problems.tasks import load_task, task_names
     from emomc.report.units import percent, points
 
-    name = given or str(read_network(path).header.get("task"))
-    task = load_task(name, **options) if given or name in task_names() else None
+    name, task = task_of_file(read_network(path), given, options)
     found = check_file(path, None if task is None else lambda: copy.deepcopy(task.module))
     click.echo(f"{path}: {found.size_bytes} bytes, task {found.header.get('task')}")
     click.echo(f"{found.layers} layers of {found.weights} weights in {found.weight_bytes} bytes")
@@ -154,6 +153,14 @@ def _verify_file(path: Path, given: str | None, options: Mapping[str, Any]) -> N
     result = measure_file(path, task)
     loss = points(result.difference, result.standard_error)
     click.echo(f"error {percent(result.error)} ({result.error!r}) on {result.samples} test samples, loss {loss} points")
+
+
+def task_of_file(file: NetworkFile, given: str | None, options: Mapping[str, Any]) -> tuple[str, Task | None]:
+    """The name of a file's task, and the task; none where it is a function of one's own that the user did not name."""
+    from emomc.problems.tasks import load_task, task_names
+
+    name = given or str(file.header.get("task"))
+    return name, load_task(name, **options) if given or name in task_names() else None
 
 
 def load_run_task(data: RunData, given: str | None) -> Task:

@@ -91,6 +91,7 @@ def network_cost(
     choices: Sequence[LayerChoice],
     activation_bits: int = 16,
     input_sparsity: Sequence[float] | None = None,
+    dense: Sequence[Layer] | None = None,
 ) -> NetworkCost:
     """Costs of every layer under its choice.
 
@@ -100,6 +101,7 @@ def network_cost(
         choices: (L,) one for each layer.
         activation_bits: bits of a feature map's element, of layers whose choice has none of its own.
         input_sparsity: (L,) fraction of zeros in each layer's input; None means no zeros.
+        dense: (L,) the layers of the dense network, where those that run are narrower.
 
     Raises:
         EmomcError: for dataflows and widths that the model does not offer.
@@ -109,7 +111,7 @@ def network_cost(
     flows = [[choice.dataflow] if choice.dataflow else model.dataflows for choice in choices]
     floats = (
         min(model.reference([layer], flow)["energy"] for flow in allowed)
-        for layer, allowed in zip(layers, flows, strict=True)
+        for layer, allowed in zip(layers if dense is None else dense, flows, strict=True)
     )
     return NetworkCost(model.name, tuple(costs), sum(floats))
 
