@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tracemalloc
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,30 @@ def test_forged_files_are_refused_in_little_memory(tmp_path: Path, case: str) ->
         tracemalloc.stop()
     assert str(path) in str(caught.value)
     assert peak < 32 * 2**20
+
+
+@settings(SHARED, max_examples=40)
+@given(st.data())
+def test_reading_takes_at_most_twice_the_file_and_what_it_holds(tmp_path: Path, data: st.DataObject) -> None:
+    """Honest, and damaged wherever lengths and types stand, behind a valid checksum."""
+    path, size = tmp_path / "network", 2**20
+    counts = data.draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+    blobs = {f"layer{number}": bytes(size) for number in range(counts[0])}
+    stored = {f"bn{number}": np.ones(size // 4, np.float32) for number in range(counts[1])}
+    write_network(path, {"task": "x"}, blobs, stored)
+    body = bytearray(path.read_bytes()[12:])
+    for _ in range(data.draw(st.integers(0, 3))):
+        place = data.draw(st.integers(0, min(len(body), 200) - 1) | st.integers(0, len(body) - 1))
+        body[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(sealed(bytes(body)))
+    tracemalloc.start()
+    try:
+        with suppress(EmomcError):
+            read_network(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= 2 * (len(body) + size * sum(counts)) + 2**20
 
 
 @settings(SHARED, max_examples=300)

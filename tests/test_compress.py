@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,6 +158,64 @@ def test_layers_in_order_lose_less_than_layers_by_magnitude(compressor, tmp_path
     )
     assert ours.divergence < theirs.divergence
     assert ours.difference < theirs.difference
+
+
+def changed(task: emomc.Task, layer: str, value: float) -> emomc.Task:
+    """The task with all weights of a layer set to a value, NaN in one place alone."""
+    module = copy.deepcopy(task.module)
+    with torch.no_grad():
+        weight = module.get_parameter(f"{layer}.weight")
+        (weight if np.isfinite(value) else weight.view(-1)[:1]).fill_(value)
+    return replace(task, module=module)
+
+
+@pytest.mark.parametrize("method", ["in-order", "obs", "magnitude", "published"])
+def test_a_layer_of_zeros_goes_through_and_one_with_nan_is_named(task, tmp_path, method):
+    wanted = {"*": {"prune_ratio": 0.5, "bit_width": 4}}
+    if method != "published":
+        wanted["residual2.0"] = {"shared_values": 4}
+    for layer in ("stem.0", "residual2.0"):
+        silent = changed(task, layer, 0.0)
+        made = emomc.compress(silent, wanted, tmp_path / "zeros.emomc", method=method, split="validation")
+        assert not emomc.read_network(made.path).tensor(layer).integers.any()
+        outputs = emomc.load(made.path)(task.splits.validation.inputs)
+        assert torch.isfinite(outputs).all() and np.isfinite(made.measurement.error)
+        with pytest.raises(EmomcError, match=f"layer '{layer}'.*NaN or infinity"):
+            emomc.compress(changed(task, layer, np.nan), wanted, tmp_path / "nan.emomc", method=method)
+    assert not (tmp_path / "nan.emomc").exists()
+
+
+def test_too_few_calibration_images_are_told_and_give_a_usable_network(task, tmp_path):
+    """Two images, 128 inputs for layers of 288 weights an output: what they do not tell, the dense weights do."""
+    images, labels = next(task.splits.calibration.batches(2))
+    few = emomc.Splits(emomc.Split(images, labels), *list(task.splits.named().values())[1:])
+    wanted = {"*": {"prune_ratio": 0.3, "bit_width": 4}}
+    for method in ("in-order", "obs"):
+        with pytest.warns(UserWarning, match="give more calibration images"):
+            made = emomc.compress(replace(task, splits=few), wanted, tmp_path / "few.emomc", method=method)
+        assert made.measurement.error < 0.2
+
+
+# Every layer alike: pruned and 16 bits; only rounded; both; shared.
+ALIKE = [
+    {"prune_ratio": 0.5, "bit_width": 16},
+    {"prune_ratio": 0.8, "bit_width": 16},
+    {"bit_width": 4},
+    {"bit_width": 3},
+    {"bit_width": 2},
+    {"prune_ratio": 0.6, "bit_width": 4},
+    {"prune_ratio": 0.8, "bit_width": 3},
+]
+
+
+@pytest.mark.parametrize("choices", ALIKE, ids=str)
+def test_compensated_layers_are_never_worse_than_the_published_baseline(compressor, tmp_path, choices):
+    def divergence(method: str) -> float:
+        made = compressor.compress({"*": choices}, tmp_path / "x.emomc", method=method, split="selection")
+        return made.measurement.divergence
+
+    baseline = divergence("published")
+    assert divergence("obs") < baseline and divergence("in-order") < baseline
 
 
 def test_a_configuration_of_another_network_is_refused(compressor, tmp_path):

@@ -110,8 +110,11 @@ def test_inputs_that_are_not_finite_name_the_layer() -> None:
     module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)).eval()
     inputs = images(4, 3)
     inputs[2, 1] = float("nan")
+    data = Calibration(module, trace(module, inputs[:1]), inputs)
     with pytest.raises(EmomcError, match=r"layer '0' meets NaN"):
-        grams_of(module, inputs)
+        data.grams()
+    with pytest.raises(EmomcError, match=r"layer '0' meets NaN"):
+        compress_in_order(data, {"0": (0.5, 8, 0)})
 
 
 def calibration(seed: int = 0) -> Calibration:

@@ -93,24 +93,29 @@ def collect_grams(module: nn.Module, network: Network, inputs: torch.Tensor) -> 
             module(batch)
     grams = {}
     for name in dict.fromkeys(weights.values()):
-        if name not in sums or not bool(torch.isfinite(sums[name]).all()):
-            what = "is not called on" if name not in sums else "meets NaN or infinity in"
-            raise EmomcError(f"layer {name!r} {what} the calibration inputs: check that the network runs on them.")
+        check_seen(name, sums.get(name))
         mean = sums.pop(name) / counts[name]
         grams[name] = ((mean + mean.transpose(1, 2)) / 2).float().cpu().numpy()  # products are not always symmetric
-    _tell_few(grams, counts)
+    tell_few({name: (counts[name], gram.shape[1]) for name, gram in grams.items()})
     return grams
 
 
-def _tell_few(grams: Mapping[str, Floats], counts: Mapping[str, int]) -> None:
+def check_seen(name: str, moments: torch.Tensor | None) -> None:
+    """Raise EmomcError for a layer whose inputs' moments are not there or not finite."""
+    if moments is None or not bool(torch.isfinite(moments).all()):
+        what = "is not called on" if moments is None else "meets NaN or infinity in"
+        raise EmomcError(f"layer {name!r} {what} the calibration inputs: check that the network runs on them.")
+
+
+def tell_few(seen_and_width: Mapping[str, tuple[int, int]]) -> None:
     """Warn of layers that saw fewer inputs than they are wide, so that their matrix is singular."""
-    few = [name for name, gram in grams.items() if counts[name] < gram.shape[1]]
+    few = [name for name, (seen, width) in seen_and_width.items() if seen < width]
     if few:
-        seen, width = counts[few[0]], grams[few[0]].shape[1]
+        seen, width = seen_and_width[few[0]]
         warnings.warn(
-            f"{len(few)} of {len(grams)} layers see fewer calibration inputs than they have weights per output "
-            f"({few[0]!r}: {seen} of {width}). Damping keeps their compensation sane, but it fits these inputs rather "
-            "than the data: give more calibration images.",
+            f"{len(few)} of {len(seen_and_width)} layers see fewer calibration inputs than they have weights per "
+            f"output ({few[0]!r}: {seen} of {width}). Damping keeps their compensation sane, but it fits these inputs "
+            "rather than the data: give more calibration images.",
             stacklevel=3,
         )
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from emomc.coding.tensor import CodedTensor
-from emomc.compression.hessian import Calibration, InputTap, weight_addresses
+from emomc.compression.hessian import Calibration, InputTap, check_seen, tell_few, weight_addresses
 from emomc.compression.methods import METHODS
 from emomc.compression.obs import POLISHING, OutputError, solve_kept
 from emomc.errors import unknown_name
@@ -59,7 +59,7 @@ def compress_in_order(
         progress: called with (layers done, layers in all).
 
     Raises:
-        EmomcError: ``choices`` names a layer that the network does not have.
+        EmomcError: ``choices`` names a layer that the network does not have, or a layer's inputs are not finite.
     """
     network = calibration.network
     for name in choices:
@@ -73,12 +73,16 @@ def compress_in_order(
     layers = {key: layer for layer in network.layers for key in (layer.weight, *layer.aliases)}
     coded: dict[str, CodedTensor] = {}
     done: set[str] = set()
+    seen: dict[str, tuple[int, int]] = {}
     with torch.no_grad():
         for step in graph.nodes:
             layer = _layer_of(step, layers)
             if layer is not None and layer.name not in done:
                 if layer.name in choices:
-                    moments = _moments(dense, compressed, step, layer) if layer.name in narrow else None
+                    moments = None
+                    if layer.name in narrow:
+                        gram, cross, count = _moments(dense, compressed, step, layer)
+                        moments, seen[layer.name] = (gram, cross), (count, gram.shape[1])
                     coded[layer.name] = _compress(compressed.weight(layer), moments, Setting(*choices[layer.name]))
                     compressed.weight(layer).copy_(torch.from_numpy(coded[layer.name].dequantize()))
                 done.add(layer.name)
@@ -86,6 +90,7 @@ def compress_in_order(
                     progress(len(done), len(network.layers))
             dense.advance(step)
             compressed.advance(step)
+    tell_few(seen)
     return coded
 
 
@@ -168,12 +173,17 @@ def _target(weight: Floats, gram: torch.Tensor, cross: torch.Tensor) -> Floats:
     return objective.weight(solve_kept(objective, objective.target, kept, POLISHING))
 
 
-def _moments(dense: _Walk, compressed: _Walk, step: fx.Node, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means of x x^T and of z x^T, ``(G, d, d)``: x inputs in the compressed network, z in the dense one."""
+def _moments(dense: _Walk, compressed: _Walk, step: fx.Node, layer: Layer) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Means of x x^T and of z x^T, ``(G, d, d)``, and of how many: x inputs in the compressed network, z in the dense.
+
+    Raises:
+        EmomcError: they are not finite.
+    """
     gram, cross, count = torch.zeros(()), torch.zeros(()), 0
     for number in range(len(dense)):
         z, x = dense.inputs(step, layer, number), compressed.inputs(step, layer, number)
         gram = gram + (x @ x.transpose(1, 2)).double()
         cross = cross + (z @ x.transpose(1, 2)).double()
         count += x.shape[2]
-    return (gram / count).cpu(), (cross / count).cpu()
+    check_seen(layer.name, gram + cross)
+    return (gram / count).cpu(), (cross / count).cpu(), count

@@ -1,0 +1,40 @@
+"""The results that are committed: they hold what is promised of every setting."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+ONE_SHOT = sorted(RESULTS.glob("one_shot_*.csv"))
+CODING = sorted(RESULTS.glob("coding_*_*.csv"))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("path", ONE_SHOT, ids=lambda path: path.stem)
+def test_no_setting_loses_more_than_magnitude_and_rounding(path: Path) -> None:
+    """Neither compression that keeps outputs nor corrected magnitude, on the same test images."""
+    settings: dict[tuple[str, ...], dict[tuple[str, str], float]] = {}
+    for row in rows(path):
+        setting = (row["prune_ratio"], row["bit_width"], row["shared_values"])
+        settings.setdefault(setting, {})[row["method"], row["corrected"]] = float(row["loss_points"])
+    assert len(settings) >= 10
+    for setting, losses in settings.items():
+        baseline, plain = losses.pop(("magnitude", "False")), losses["magnitude", "True"]
+        assert set(losses) == {("in-order", "True"), ("obs", "True"), ("magnitude", "True")}, setting
+        assert all(loss <= baseline for loss in losses.values()), (setting, losses, baseline)
+        assert max(losses["in-order", "True"], losses["obs", "True"]) <= plain, (setting, losses)
+
+
+@pytest.mark.parametrize("path", CODING, ids=lambda path: path.stem)
+def test_ours_is_the_smallest_of_all_coders(path: Path) -> None:
+    assert len(rows(path)) >= 13
+    for row in rows(path):
+        coders = ("ans", "mlw", "huffman", "xz", "zlib", "dense", "bitmap", "relative-index", "csr", "coo")
+        assert all(int(row["ours"]) <= int(row[coder]) for coder in coders), row
