@@ -38,3 +38,10 @@ def test_ours_is_the_smallest_of_all_coders(path: Path) -> None:
     for row in rows(path):
         coders = ("ans", "mlw", "huffman", "xz", "zlib", "dense", "bitmap", "relative-index", "csr", "coo")
         assert all(int(row["ours"]) <= int(row[coder]) for coder in coders), row
+
+
+@pytest.mark.parametrize("path", CODING, ids=lambda path: path.stem)
+def test_large_layers_take_at_most_a_percent_more_than_their_entropy_and_codebook(path: Path) -> None:
+    for row in rows(path):
+        assert float(row["large_layers_over_entropy_percent"]) < 0, row
+        assert float(row["worst_large_layer_over_entropy_and_codebook_percent"]) <= 1, row
