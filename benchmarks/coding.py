@@ -7,8 +7,9 @@ of each layer's integers, without anything that a decoder needs beside them.
     python -m benchmarks.coding cifar10-resnet20:obs cifar10-resnet20:magnitude --data FOLDER
     python -m benchmarks.coding --timed cifar10-vgg16 --data FOLDER
 
-A task is followed by the compression method. What is timed is a whole network at one setting, on one core. Results
-go to benchmarks/results/coding_TASK_METHOD.csv and .json, and coding_speed.json; coding.png shows all tables there.
+A task is followed by the compression method. What is timed is a whole network at one setting, on one core, and its
+layers spread over two threads and over two processes, that have to be started and that run already. Results go to
+benchmarks/results/coding_TASK_METHOD.csv and .json, and coding_speed.json; coding.png shows all tables there.
 `mlw` needs the extra of that name.
 """
 
@@ -22,11 +23,14 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from constriction import stream
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from numpy.typing import NDArray
 
 import emomc
@@ -175,6 +179,44 @@ def timings(tensors: Mapping[str, coding.CodedTensor]) -> dict[str, Any]:
         }
 
 
+def one_thread(function: Callable[[Any], Any], work: list[Any]) -> list[Any]:
+    """One after the other."""
+    return list(map(function, work))
+
+
+def two_threads(function: Callable[[Any], Any], work: list[Any]) -> list[Any]:
+    """In threads of one process, which share the interpreter's lock."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(function, work))
+
+
+def two_processes(function: Callable[[Any], Any], work: list[Any]) -> list[Any]:
+    """In processes, which stay for the next call."""
+    return list(Parallel(n_jobs=2, max_nbytes=None)(delayed(function)(each) for each in work))
+
+
+def spread(tensors: Mapping[str, coding.CodedTensor]) -> dict[str, dict[str, float]]:
+    """Seconds of the clock to encode and to decode all layers, large ones first, by what shares the work.
+
+    Best of three, but for processes that have to be started.
+    """
+    ordered = sorted(tensors.values(), key=lambda tensor: -tensor.integers.size)
+    blobs = one_thread(coding.encode_tensor, ordered)
+    found: dict[str, dict[str, float]] = {}
+    for function, work in ((coding.encode_tensor, ordered), (coding.decode_tensor, blobs)):
+        get_reusable_executor().shutdown()
+        seconds: dict[str, list[float]] = {}
+        for way in (one_thread, two_threads, two_processes) * 3:
+            start = time.perf_counter()
+            done = way(function, work)
+            seconds.setdefault(way.__name__, []).append(round(time.perf_counter() - start, 3))
+            assert function is coding.decode_tensor or done == blobs, "other bytes"
+        started = seconds["two_processes"].pop(0)
+        best = {name: min(taken) for name, taken in seconds.items()}
+        found[function.__name__] = {**best, "two_processes_to_be_started": started}
+    return found
+
+
 def draw() -> None:
     """Bytes over the order-0 entropy, one panel a table, one mark a coder and setting."""
     import matplotlib as mpl
@@ -241,7 +283,7 @@ def main() -> None:
         draw()
     if arguments.timed:
         ((setting, tensors),) = compressed(emomc.load_task(arguments.timed, **options), "magnitude", TIMED)
-        timed = {"task": arguments.timed, "prune_ratio_bits_shared": setting, **timings(tensors)}
+        timed = {"task": arguments.timed, "prune_ratio_bits_shared": setting, **timings(tensors), **spread(tensors)}
         print(timed)
         print(write_results("coding_speed", timed))
 

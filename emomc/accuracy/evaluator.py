@@ -193,7 +193,9 @@ class Evaluator:
             }
             grids = None if activation_bits is None else self._grids(activation_bits)
             save_network(path, self._module, self._network, blobs, header, grids)
-            decoded = load_network(coding.read_network(path), self._blank)
+            decoded = load_network(
+                coding.read_network(path), self._blank, workers=1
+            )  # networks are what is spread here
             return self._count(_fast_copy(decoded, self._device), split, dense, change, strength)
 
     def measure_module(self, module: nn.Module, split: str) -> Measurement:

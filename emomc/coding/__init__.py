@@ -5,6 +5,7 @@ from emomc.coding.codecs import CODECS, SHAPED, Codec, smallest
 from emomc.coding.container import NetworkFile, blob_cost, container_overhead, read_network, write_network
 from emomc.coding.contents import FileContents, LayerContent, file_contents
 from emomc.coding.conventions import CONVENTIONS, SizeConvention, entropy_bound, size_convention
+from emomc.coding.spreading import encode_tensors
 from emomc.coding.tensor import CodedTensor
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "describe_tensor",
     "encode_floats",
     "encode_tensor",
+    "encode_tensors",
     "entropy_bound",
     "file_contents",
     "read_network",

@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.coding.blob import decode_tensor
+from emomc.coding.spreading import spread
 from emomc.coding.tensor import CodedTensor
 from emomc.errors import EmomcError, unknown_name
 
@@ -67,12 +68,32 @@ class NetworkFile:
         Raises:
             EmomcError: naming the file, the layer, and the field that is damaged.
         """
+        return _decoded(self.path, layer, self._blob(layer), shape)
+
+    def tensors(self, shapes: Mapping[str, tuple[int, ...]], workers: int | None = None) -> Iterator[CodedTensor]:
+        """The weights of several layers, one by one, in the order of ``shapes``.
+
+        Args:
+            shapes: of the network's layers, by name.
+            workers: processes that decode; None for as many as are worthwhile.
+
+        Raises:
+            EmomcError: as ``tensor``.
+        """
+        calls = [(self.path, layer, self._blob(layer), shape) for layer, shape in shapes.items()]
+        return spread(_decoded, calls, [math.prod(shape) for shape in shapes.values()], workers)
+
+    def _blob(self, layer: str) -> bytes:
         if layer not in self.blobs:
             raise unknown_name(f"layer of {self.path}", layer, self.blobs)
-        try:
-            return decode_tensor(self.blobs[layer], shape)
-        except EmomcError as error:
-            raise EmomcError(f"{self.path}: layer {layer!r}: {error}") from None
+        return self.blobs[layer]
+
+
+def _decoded(path: Path, layer: str, blob: bytes, shape: tuple[int, ...] | None) -> CodedTensor:
+    try:
+        return decode_tensor(blob, shape)
+    except EmomcError as error:
+        raise EmomcError(f"{path}: layer {layer!r}: {error}") from None
 
 
 def write_network(

@@ -63,12 +63,13 @@ def save_network(
     return coding.write_network(path, header, ordered, _arrays(module, network, grids))
 
 
-def load_network(file: coding.NetworkFile, build: Callable[[], nn.Module]) -> nn.Module:
+def load_network(file: coding.NetworkFile, build: Callable[[], nn.Module], workers: int | None = None) -> nn.Module:
     """Decode a compressed network into a new module in eval mode, which quantizes its activations as the file says.
 
     Args:
         file: from `emomc.coding.read_network`.
         build: makes the architecture; its weights are overwritten.
+        workers: processes that decode; None for as many as are worthwhile.
 
     Raises:
         EmomcError: the file is of another architecture.
@@ -83,8 +84,9 @@ def load_network(file: coding.NetworkFile, build: Callable[[], nn.Module]) -> nn
     load_arrays(module, arrays)
     attach_quantizers(module, network, read_grids(file, network) or {})
     state = module.state_dict()
-    for layer in network.layers:
-        weight = file.tensor(layer.name, layer.weight_shape).dequantize()
+    tensors = file.tensors({layer.name: layer.weight_shape for layer in network.layers}, workers)
+    for layer, tensor in zip(network.layers, tensors, strict=True):
+        weight = tensor.dequantize()
         for key in (layer.weight, *layer.aliases):
             load_tensor(state, key, weight)
     return module

@@ -55,9 +55,8 @@ def check_file(path: str | os.PathLike[str], build: Callable[[], nn.Module] | No
     module = load_network(file, build or builder(file))
     network = trace(module, torch.zeros(file.header[INPUT_SHAPE]))
     encoded, different = 0, []
-    for layer in network.layers:
-        tensor = file.tensor(layer.name, layer.weight_shape)
-        blob = coding.encode_tensor(tensor)
+    tensors = list(file.tensors({layer.name: layer.weight_shape for layer in network.layers}))
+    for layer, tensor, blob in zip(network.layers, tensors, coding.encode_tensors(tensors), strict=True):
         again = coding.decode_tensor(blob, layer.weight_shape)
         encoded += len(blob)
         same = np.array_equal(again.integers, tensor.integers) and np.array_equal(again.scale, tensor.scale)

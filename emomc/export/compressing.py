@@ -123,7 +123,7 @@ class Compressor:
             raise unknown_name("compression method", method, [IN_ORDER, *METHODS])
         chosen = self.configuration(configuration)
         coded = self._coded(chosen, method, progress)
-        self._current = [coding.encode_tensor(coded[layer.name]) for layer in self.network.layers]
+        self._current = coding.encode_tensors([coded[layer.name] for layer in self.network.layers])
         self._count += 1
         path = Path(out)
         path.parent.mkdir(parents=True, exist_ok=True)
