@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,13 @@ def test_large_layers_take_at_most_a_percent_more_than_their_entropy_and_codeboo
     for row in rows(path):
         assert float(row["large_layers_over_entropy_percent"]) < 0, row
         assert float(row["worst_large_layer_over_entropy_and_codebook_percent"]) <= 1, row
+
+
+def test_banks_are_built_within_time_and_memory() -> None:
+    """ResNet-20 in every way: ten minutes, 2 GB, and evaluations that decode little; ImageNet's networks: 6 GB."""
+    found = json.loads((RESULTS / "bank.json").read_text())
+    every = found.pop("resnet20")
+    assert every["variants"] == 5400 and every["workers"] == 2
+    assert every["seconds"] < 600 and every["peak_bytes"] < 2e9 and every["stitching_share"] < 0.1
+    assert set(found) >= {"mobilenet_v2", "resnet18", "googlenet", "efficientnet_b0"}
+    assert all(row["peak_bytes"] < 6e9 and row["file_bytes"] < row["float_bytes"] / 4 for row in found.values())
