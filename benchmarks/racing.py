@@ -4,7 +4,7 @@
 
 A search measures networks on all selection images, and each of them again on the first quarter. A race would have left
 a network there if its loss on the quarter, less some standard errors, were above the limit, or above the loss of a
-network measured in an earlier round that costs no more in anything, and its divergence above such a network's, too.
+network measured in an earlier round that costs no more in anything, and its distance above such a network's, too.
 Statistics are corrected before, on calibration images, whatever comes after. Results: benchmarks/results/racing.json.
 """
 
@@ -46,7 +46,7 @@ def race(task_name: str, data: str | None, seed: int) -> dict[str, Any]:
                 found = session.measure(request.genomes)
                 rounds.extend([rounds[-1] + 1 if rounds else 0] * len(found))
                 print(f"{task_name}, seed {seed}: {len(rounds)} of {BUDGET}", flush=True)
-                return Readings(np.array([each.error for each in found]), np.array([each.divergence for each in found]))
+                return Readings(np.array([each.error for each in found]), np.array([each.distance for each in found]))
 
             ledger = Ledger(searched, BUDGET, measure)
             STRATEGIES["two-stage"](searched, ledger, seed)
@@ -93,9 +93,9 @@ def _left(
     for row, own in enumerate(short):
         cheaper = (rounds < rounds[row]) & ~left & (values[:, 1:] <= values[row, 1:]).all(axis=1)
         best = min([limit, *(long[other].difference for other in np.flatnonzero(cheaper))])
-        closest = min([long[other].divergence for other in np.flatnonzero(cheaper)], default=np.inf)
+        closest = min([long[other].distance for other in np.flatnonzero(cheaper)], default=np.inf)
         sure = own.difference - steps * own.standard_error
-        left[row] = sure > limit or (sure > best and own.divergence > closest)
+        left[row] = sure > limit or (sure > best and own.distance > closest)
     return left
 
 

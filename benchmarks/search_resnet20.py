@@ -61,7 +61,7 @@ def measured(session: emomc.Session, task: SearchTask, method: str, budget: int,
         before, done = done, done + len(genomes)
         if before // 50 != done // 50:
             print(f"  {method}, seed {seed}: {done} of {budget}, {time.perf_counter() - start:.0f} s", flush=True)
-        return Readings(np.array([each.error for each in found]), np.array([each.divergence for each in found]))
+        return Readings(np.array([each.error for each in found]), np.array([each.distance for each in found]))
 
     return spend(method, task, measure, budget, seed)
 

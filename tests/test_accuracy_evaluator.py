@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from emomc.accuracy import Measurement, Settings, Split, Splits
-from emomc.accuracy.divergence import divergence
+from emomc.accuracy.divergence import distance, divergence
 from emomc.accuracy.evaluator import DENSE, Evaluator
 from emomc.coding import decode_tensor, read_network
 from emomc.compression import Bank, load_network
@@ -214,6 +214,10 @@ def kullback_leibler(dense: torch.Tensor, output: torch.Tensor) -> float:
     return float((p * np.log(p / q)).sum(axis=1).mean())
 
 
+def centred(scores: torch.Tensor) -> torch.Tensor:
+    return scores - scores.mean(dim=1, keepdim=True)
+
+
 @pytest.mark.parametrize("layer", range(3))
 def test_a_probe_compresses_its_layer_and_no_other(setting: Setting, layer: int) -> None:
     row = [DENSE] * 3
@@ -224,7 +228,7 @@ def test_a_probe_compresses_its_layer_and_no_other(setting: Setting, layer: int)
     with torch.no_grad():
         module.state_dict()[target.weight].copy_(torch.from_numpy(weight))
         outputs = [network(setting.splits.calibration.inputs) for network in (setting.module, module)]
-    assert found == pytest.approx(kullback_leibler(*outputs), rel=1e-3)
+    assert found == pytest.approx(relative_squares(*map(centred, outputs)), rel=1e-3)
     assert found > 1e-4
 
 
@@ -234,6 +238,17 @@ def test_divergence_of_broken_outputs_is_infinite() -> None:
     assert divergence(dense, other) == pytest.approx(kullback_leibler(dense, other), rel=1e-5)
     assert divergence(dense, torch.full((5, 4), math.nan)) == math.inf
     assert divergence(dense, other.index_fill(0, torch.tensor([2]), math.inf)) == math.inf
+    assert distance(dense, torch.full((5, 4), math.nan)) == math.inf
+
+
+def test_the_distance_is_of_what_tells_classes_apart() -> None:
+    dense = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    other = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    assert distance(dense, other) == pytest.approx(relative_squares(centred(dense), centred(other)), rel=1e-5)
+    common = torch.arange(5.0)[:, None]
+    assert distance(dense, dense + common) == pytest.approx(0, abs=1e-9)
+    assert distance(dense, dense + common, classes=False) > 1
+    assert distance(10 * dense, 10 * other) == pytest.approx(distance(dense, other), rel=1e-5)
 
 
 def test_the_kept_strength_is_the_one_of_least_divergence(normed: Setting) -> None:
@@ -241,7 +256,10 @@ def test_the_kept_strength_is_the_one_of_least_divergence(normed: Setting) -> No
     chosen = set()
     for indices in CONFIGURATIONS[1:]:
         row = normed.variants(*indices)
-        alone = {strength: normed.evaluator(strengths=(strength,)).probe(row) for strength in strengths}
+        alone = {
+            strength: normed.evaluator(strengths=(strength,)).measure(row, "validation").divergence
+            for strength in strengths
+        }
         measured = normed.evaluator(strengths=strengths).measure(row, "validation")
         assert measured.divergence == min(alone.values())
         assert alone[measured.strength] == measured.divergence
@@ -313,7 +331,7 @@ def test_quantized_activations_are_measured_as_the_decoded_file_quantizes_them(
     path, plain = tmp_path / "network.emomc", tmp_path / "plain.emomc"
     measured = evaluator.measure(variants, "test", widths)
     assert equal(measured, evaluator.finish(variants, path, HEADER, "test", widths))
-    assert evaluator.probe(variants, widths) == measured.divergence
+    assert evaluator.probe(variants, widths) == measured.distance
     decoded = load_network(read_network(path), type(setting.module))
     assert repr(decoded).count("InputQuantizer") == len(
         [

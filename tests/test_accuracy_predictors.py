@@ -94,15 +94,15 @@ def test_unfitted_and_failed_measurements_leave_usable_predictions(kind: str) ->
         assert np.all((mean >= DENSE) & (mean <= 1)) and np.all(spread >= 0) and np.all(np.isfinite(spread))
 
 
-def test_divergences_teach_more_than_counted_errors() -> None:
-    """On few samples counts are coarse, the divergence is not."""
+def test_distances_teach_more_than_counted_errors() -> None:
+    """On few samples counts are coarse, the distance is not."""
     rng = np.random.default_rng(0)
     seen, unseen, samples = networks(60, 3), networks(300, 4), 200
     counted = DENSE + rng.binomial(samples, errors(seen) - DENSE) / samples
     taus = []
-    for divergences in (None, truth(seen)):
+    for distances in (None, truth(seen)):
         predictor = CorrectedPredictor(SPACE, believed(), DENSE, samples)
-        predictor.fit(seen, counted, divergences)
+        predictor.fit(seen, counted, distances)
         taus.append(rank_correlation(predictor.predict(unseen)[0], errors(unseen)))
     assert taus[1] > taus[0]
 
@@ -120,7 +120,7 @@ class Fixed:
     def __init__(self, sign: float) -> None:
         self._sign = sign
 
-    def fit(self, genomes: Integers, errors: Doubles, divergences: Doubles | None = None) -> None: ...
+    def fit(self, genomes: Integers, errors: Doubles, distances: Doubles | None = None) -> None: ...
 
     def predict(self, genomes: Integers) -> tuple[Doubles, Doubles]:
         return 0.5 + self._sign * (errors(genomes) - 0.5), np.full(len(genomes), 0.3)
@@ -128,7 +128,8 @@ class Fixed:
 
 def test_the_one_that_ranked_best_before_measuring_is_used() -> None:
     rows = networks(60, 6)
-    chosen = ChosenPredictor(CorrectedPredictor(SPACE, believed(), DENSE), {"right": Fixed(1), "wrong": Fixed(-1)})
+    others = {"right": Fixed(1), "wrong": Fixed(-1)}
+    chosen = ChosenPredictor(CorrectedPredictor(SPACE, believed(), DENSE), others, DENSE)
     assert chosen.name == "corrected"
     for stop in range(8, 61, 8):
         chosen.fit(rows[:stop], errors(rows[:stop]))
@@ -137,6 +138,51 @@ def test_the_one_that_ranked_best_before_measuring_is_used() -> None:
     mean, spread = chosen.predict(rows)
     assert np.array_equal(mean, Fixed(1).predict(rows)[0])
     assert np.all(spread < 0.3)  # it was never off, so it is believed more than it claims
+
+
+class Half:
+    """Exact above a loss of 0.3, and off by a quarter of the loss below it; claims an eighth of the loss."""
+
+    def fit(self, genomes: Integers, errors: Doubles, distances: Doubles | None = None) -> None: ...
+
+    def predict(self, genomes: Integers) -> tuple[Doubles, Doubles]:
+        loss = errors(genomes) - DENSE
+        sign = np.where(genomes.sum(axis=1) % 2, 1, -1)
+        return DENSE + loss * (1 + np.where(loss < 0.3, 0.25, 0) * sign), 0.125 * loss
+
+
+def test_spreads_are_calibrated_among_networks_of_similar_loss() -> None:
+    """Off by two spreads where little is lost, by none where much is lost: neither factor may stand for both."""
+    rows = networks(4000, 9)
+    rows = np.concatenate([rows[errors(rows) < DENSE + 0.1][:30], rows[errors(rows) > DENSE + 0.7][:30]])
+    chosen = ChosenPredictor(CorrectedPredictor(SPACE, believed(), DENSE), {}, DENSE)
+    chosen._predictors["corrected"] = Half()
+    chosen.fit(rows, errors(rows))
+    loss, (_, spread) = errors(rows) - DENSE, chosen.predict(rows)
+    factor = spread / (0.125 * loss)
+    assert factor[:30].mean() > 1.5 and factor[30:].mean() < 0.6
+
+
+def test_what_sampling_explains_does_not_count_against_a_prediction() -> None:
+    rows, rng, samples = networks(64, 10), np.random.default_rng(1), 256
+    counted = DENSE + rng.binomial(samples, errors(rows) - DENSE) / samples
+    exact = {"right": Fixed(1)}
+    spreads = []
+    for told in (samples, None):
+        chosen = ChosenPredictor(CorrectedPredictor(SPACE, believed(), DENSE), exact, DENSE, told)
+        chosen._predictors["corrected"] = Exact()
+        chosen.fit(rows, counted)
+        spreads.append(chosen.predict(rows)[1].mean())
+    assert spreads[0] < 0.6 * spreads[1]
+
+
+class Exact:
+    """Knows every error, and claims a hundredth."""
+
+    def fit(self, genomes: Integers, errors: Doubles, distances: Doubles | None = None) -> None: ...
+
+    def predict(self, genomes: Integers) -> tuple[Doubles, Doubles]:
+        return errors(genomes), np.full(len(genomes), 0.01)
 
 
 def test_a_search_predicts_better_as_it_measures() -> None:

@@ -83,25 +83,25 @@ def test_search_spends_its_budget_on_different_networks(finished: tuple[Path, em
     assert hypervolumes[-1] > 0.5
 
 
-def test_the_front_is_all_that_is_not_beaten_in_error_or_in_divergence(warm: Path) -> None:
+def test_the_front_is_all_that_is_not_beaten_in_error_or_in_distance(warm: Path) -> None:
     """Against the history: what is measured is on the front, or a network there is no worse, in either sense."""
     with emomc.Session(warm, replace(OPTIONS, points=1000), workers=1) as session:
         outcome = emomc.run_search(session)
         dense = session.dense
         decoded = [session.space.decode(np.array(each.genome)) for each in outcome.evaluations]
-    visible = [e.divergence for e in outcome.evaluations if e.error > dense.error + 1.5 / dense.samples]
+    visible = [e.distance for e in outcome.evaluations if e.error > dense.error + 1.5 / dense.samples]
     alike = min(visible)  # closer networks than any that lost a sample count as equally close
 
-    def seen(error: float, divergence: float, costs: dict[str, float]) -> list[tuple[float, ...]]:
+    def seen(error: float, distance: float, costs: dict[str, float]) -> list[tuple[float, ...]]:
         exact = (costs["energy_joule"], costs["size_bytes"])
-        return [(error, *exact), (max(divergence, alike), *exact)]
+        return [(error, *exact), (max(distance, alike), *exact)]
 
     feasible = [each for each in outcome.evaluations if each.violation <= 0]
     assert feasible
     assert len({each.genome for each in outcome.evaluations}) == BUDGET
-    measured = [seen(each.error, each.divergence, each.objectives) for each in feasible]
-    front = [seen(p.selection_error, p.measurement.divergence, p.objectives) for p in outcome.points]
-    for sense in (0, 1):  # error, divergence
+    measured = [seen(each.error, each.distance, each.objectives) for each in feasible]
+    front = [seen(p.selection_error, p.measurement.distance, p.objectives) for p in outcome.points]
+    for sense in (0, 1):  # error, distance
         for network in measured:
             assert any(all(a <= b for a, b in zip(point[sense], network[sense], strict=True)) for point in front)
     for point in front:
@@ -205,10 +205,10 @@ def test_other_settings_images_or_variants_are_probed_anew(starts: Path, tmp_pat
 def test_starts_not_used_for_long_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startcache, "KEPT", 3)
     for number in range(4):
-        startcache.write_start(tmp_path, [str(number)], {str(number): {"divergence": number}})
+        startcache.write_start(tmp_path, [str(number)], {str(number): {"distance": number}})
         for file in tmp_path.iterdir():  # a day passes
             os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 86400))
-        assert startcache.read_start(tmp_path, ["0"]) == {"0": {"divergence": 0}}
+        assert startcache.read_start(tmp_path, ["0"]) == {"0": {"distance": 0}}
     assert startcache.read_start(tmp_path, ["1"]) == {}
     assert [bool(startcache.read_start(tmp_path, [each])) for each in "0123"] == [True, False, True, True]
 

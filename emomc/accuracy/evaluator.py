@@ -22,7 +22,7 @@ from emomc.accuracy.correction import (
     movable_biases,
     running_statistics,
 )
-from emomc.accuracy.divergence import divergence, is_classification
+from emomc.accuracy.divergence import distance, divergence, is_classification
 from emomc.accuracy.splits import Split, Splits
 from emomc.compression.activations import ActivationGrid, attach_quantizers
 from emomc.compression.glue import make_storable
@@ -77,6 +77,7 @@ class Measurement:
         standard_error: standard error of ``difference``; pairing removes what both networks get wrong.
         loss: mean cross-entropy, nats; NaN for outputs that are not class scores.
         divergence: from the dense network's output on the calibration split, as in `emomc.accuracy.divergence`.
+        distance: from the same output, as in `emomc.accuracy.divergence`.
         strength: strength of statistics correction that was kept.
         samples: number of samples measured.
     """
@@ -86,12 +87,22 @@ class Measurement:
     standard_error: float
     loss: float
     divergence: float
+    distance: float
     strength: float
     samples: int
 
 
-FAILED = Measurement(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, 0)
+FAILED = Measurement(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, 0)
 """Stands for a network whose measuring failed."""
+
+
+@dataclass(frozen=True)
+class _Change:
+    """How far a network is from the dense one on the calibration split, and the strength it was corrected with."""
+
+    divergence: float = 0.0
+    distance: float = 0.0
+    strength: float = 0.0
 
 
 class Evaluator:
@@ -157,20 +168,20 @@ class Evaluator:
         """
         with torch_threads(self.settings.threads):
             dense = self._dense_outcomes(split)
-            strength, change = self._assemble(variants, activation_bits)
-            return self._count(self._module, split, dense, change, strength)
+            change = self._assemble(variants, activation_bits)
+            return self._count(self._module, split, dense, change)
 
     def probe(self, variants: Sequence[int], activation_bits: Sequence[int] | None = None) -> float:
-        """Divergence of a network from the dense one on the calibration split; no other split is used."""
+        """Distance of a network from the dense one on the calibration split; no other split is used."""
         with torch_threads(self.settings.threads):
-            return self._assemble(variants, activation_bits, storable=False)[1]
+            return self._assemble(variants, activation_bits, storable=False).distance
 
     def measure_dense(self, split: str) -> Measurement:
         """The dense network on a split."""
         with torch_threads(self.settings.threads):
             dense = self._dense_outcomes(split)
             self._restore()
-            return self._count(self._module, split, dense, 0.0, 0.0)
+            return self._count(self._module, split, dense, _Change())
 
     def finish(
         self,
@@ -187,7 +198,7 @@ class Evaluator:
         """
         with torch_threads(self.settings.threads):
             dense = self._dense_outcomes(split)
-            strength, change = self._assemble(variants, activation_bits)
+            change = self._assemble(variants, activation_bits)
             blobs = {
                 layer.name: self._blob(index, int(variants[index])) for index, layer in enumerate(self._network.layers)
             }
@@ -196,15 +207,15 @@ class Evaluator:
             decoded = load_network(
                 coding.read_network(path), self._blank, workers=1
             )  # networks are what is spread here
-            return self._count(_fast_copy(decoded, self._device), split, dense, change, strength)
+            return self._count(_fast_copy(decoded, self._device), split, dense, change)
 
     def measure_module(self, module: nn.Module, split: str) -> Measurement:
         """Any network of the task as it is, e.g. one decoded from a file."""
         with torch_threads(self.settings.threads):
             fast = _fast_copy(module, self._device)
             with torch.inference_mode():
-                change = divergence(self._dense_output, fast(self._calibration), self._classes)
-            return self._count(fast, split, self._dense_outcomes(split), change, math.nan)
+                change = self._change(fast(self._calibration), math.nan)
+            return self._count(fast, split, self._dense_outcomes(split), change)
 
     def _blank(self) -> nn.Module:
         """The architecture with weights that would show if a file left any of them out."""
@@ -244,8 +255,8 @@ class Evaluator:
 
     def _assemble(
         self, variants: Sequence[int], activation_bits: Sequence[int] | None, storable: bool = True
-    ) -> tuple[float, float]:
-        """Stitch and correct in place; the strength that was best, and its divergence."""
+    ) -> _Change:
+        """Stitch and correct in place, with the strength of least divergence."""
         grids = {} if activation_bits is None else self._grids(activation_bits)
         self._restore()
         state = self._module.state_dict()
@@ -261,12 +272,16 @@ class Evaluator:
             load_statistics(self._module, dense)
             output = correct_statistics(self._module, self._calibration, self._dense_statistics, strength)
             now = running_statistics(self._module, self._biased)
-            tried.append((divergence(self._dense_output, output, self._classes), strength, now))
-        change, strength, statistics = min(tried, key=lambda entry: entry[0])
+            tried.append((self._change(output, strength), now))
+        change, statistics = min(tried, key=lambda entry: entry[0].divergence)
         load_statistics(self._module, statistics)
         if storable:
             make_storable(self._module, self._network)
-        return strength, change
+        return change
+
+    def _change(self, output: torch.Tensor, strength: float) -> _Change:
+        apart = (self._dense_output, output, self._classes)
+        return _Change(divergence(*apart), distance(*apart), strength)
 
     def _blob(self, layer: int, variant: int) -> bytes:
         assert self._bank is not None, "variants are measured from a bank"
@@ -294,14 +309,13 @@ class Evaluator:
                 losses.append(_cross_entropy(output, targets))
         return torch.cat(errors).cpu(), float(torch.cat(losses).mean())
 
-    def _count(
-        self, module: nn.Module, split: str, dense_errors: torch.Tensor, change: float, strength: float
-    ) -> Measurement:
+    def _count(self, module: nn.Module, split: str, dense_errors: torch.Tensor, change: _Change) -> Measurement:
         errors, loss = self._outcomes(module, split)
         paired = (errors - dense_errors).double()
         n = len(errors)
         spread = float(paired.std(correction=1)) / math.sqrt(n) if n > 1 else math.nan
-        return Measurement(float(errors.double().mean()), float(paired.mean()), spread, loss, change, strength, n)
+        error, difference = float(errors.double().mean()), float(paired.mean())
+        return Measurement(error, difference, spread, loss, change.divergence, change.distance, change.strength, n)
 
     def _dense_outcomes(self, split: str) -> torch.Tensor:
         """Errors of the dense network, ``(n,)``; to be called before another network is assembled."""

@@ -17,8 +17,8 @@ Integers = NDArray[np.integer]
 class Predictor(Protocol):
     """Predicts errors of genomes; what it returns is never called measured."""
 
-    def fit(self, genomes: Integers, errors: Doubles, divergences: Doubles | None = None) -> None:
-        """Learn from measured genomes ``(n, n_var)``, their errors and, where known, divergences, each ``(n,)``.
+    def fit(self, genomes: Integers, errors: Doubles, distances: Doubles | None = None) -> None:
+        """Learn from measured genomes ``(n, n_var)``, their errors and, where known, distances, each ``(n,)``.
 
         NaN stands for a measurement that failed.
         """
@@ -34,11 +34,18 @@ def rank_correlation(predicted: Doubles, measured: Doubles) -> float:
     return float(kendalltau(predicted, measured).statistic)
 
 
+def sampling_variance(errors: Doubles, dense_error: float, samples: int) -> Doubles:
+    """Variance of losses that are measured on a split, about: that of a loss d on m paired samples is d / m.
+
+    That holds as most samples that change become wrong. Losses are taken to be at least one sample.
+    """
+    return np.asarray((np.abs(errors - dense_error) + 1 / samples) / samples)
+
+
 def refined(errors: Doubles, predicted: Doubles, spread: Doubles, dense_error: float, samples: int) -> Doubles:
     """Estimates ``(n,)`` of the true errors of measured genomes: measurement and prediction by their certainty.
 
-    Only for deciding what to measure next; what is reported is the measurement. The variance of a measured loss d
-    on m paired samples is about d / m, as most samples that change become wrong.
+    Only for deciding what to measure next; what is reported is the measurement.
 
     Args:
         errors: measured on ``samples`` samples, ``(n,)``; NaN where measuring failed.
@@ -47,7 +54,7 @@ def refined(errors: Doubles, predicted: Doubles, spread: Doubles, dense_error: f
         dense_error: error of the uncompressed network.
         samples: size of the split.
     """
-    noise = (np.abs(errors - dense_error) + 1 / samples) / samples
+    noise = sampling_variance(errors, dense_error, samples)
     trust = spread**2 / (spread**2 + noise)
     return np.where(np.isfinite(errors), trust * errors + (1 - trust) * predicted, np.nan)
 
@@ -65,7 +72,7 @@ class AdditivePredictor:
 
         Args:
             space: the space of the genomes.
-            sensitivities: broadcast to ``(L, *space.shape)``, nats.
+            sensitivities: broadcast to ``(L, *space.shape)``.
             dense_error: error of the uncompressed network, ``e0``.
         """
         self._space = space
@@ -74,12 +81,12 @@ class AdditivePredictor:
         self._intercept, self._slope, self._residual = 0.0, 1.0, 0.5
 
     def score(self, genomes: Integers) -> Doubles:
-        """Sum of the sensitivities of every layer's variant, nats, shape ``(n,)``."""
+        """Sum of the sensitivities of every layer's variant, shape ``(n,)``."""
         parts = self._space.split(genomes)
         layer = np.arange(self._space.n_layers)[None, :]
         return np.asarray(self._table[(layer, *np.moveaxis(parts, 2, 0))].sum(axis=1))
 
-    def fit(self, genomes: Integers, errors: Doubles, divergences: Doubles | None = None) -> None:
+    def fit(self, genomes: Integers, errors: Doubles, distances: Doubles | None = None) -> None:
         """Fit intercept and slope of the link by least squares; failed measurements (NaN) are left out.
 
         A network that is given with several dataflows counts once.

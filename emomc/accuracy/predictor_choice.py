@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from emomc.accuracy.predictor import AdditivePredictor, Predictor, rank_correlation
+from emomc.accuracy.predictor import AdditivePredictor, Predictor, rank_correlation, sampling_variance
 from emomc.accuracy.predictor_corrected import CorrectedPredictor
 from emomc.accuracy.predictor_learned import LearnedPredictor, gaussian_process, ridge, trees
 from emomc.genome import SearchSpace
@@ -19,23 +19,41 @@ Integers = NDArray[np.integer]
 _FEWEST = 12  # networks predicted and then measured, before predictors are told apart by them
 _RECENT = 64  # what was measured last counts: predictors get better as a search goes on
 _MARGIN = 0.01  # better by this, or the one before stays
-_WEIGHT = 8  # measured networks that the claim of a spread counts as
+_WEIGHT = 4  # measured networks that the claim of a spread counts as
+_NEAR = 0.7  # ratio of predicted losses, as a logarithm, over which networks tell of each other's spread
+_FARTHEST = 4.0  # spreads that a single network can be off
+_FACTORS = (0.25, 4.0)  # the claim of a spread is taken to be right within
 
 
 class ChosenPredictor:
     """Several predictors side by side.
 
     Whenever it is fitted, each predictor first predicts what is new; only then all of them learn it. So every network
-    is a fresh test of all of them (prequential: Dawid 1984). The spread is scaled by how far predictions were off,
-    measured in their spreads.
+    is a fresh test of all of them (prequential: Dawid 1984). The spread is scaled by how far predictions of networks
+    with about the same loss were off, measured in their spreads and less what sampling explains: a predictor can be
+    too sure of networks that lose little and not sure enough of the others.
 
     Attributes:
         name: of the predictor in use.
         rank_correlations: Kendall's tau of each predictor on networks that it predicted before they were measured.
     """
 
-    def __init__(self, corrected: CorrectedPredictor, others: Mapping[str, Predictor]) -> None:
-        """Start with the corrected predictor, which stays in use until another one is better."""
+    def __init__(
+        self,
+        corrected: CorrectedPredictor,
+        others: Mapping[str, Predictor],
+        dense_error: float,
+        samples: int | None = None,
+    ) -> None:
+        """Start with the corrected predictor, which stays in use until another one is better.
+
+        Args:
+            corrected: the one to start with.
+            others: those that compete with it, by name.
+            dense_error: error of the uncompressed network.
+            samples: samples that errors are measured on; None where they are exact.
+        """
+        self._dense, self._samples = dense_error, samples
         self._corrected = corrected
         self._predictors: dict[str, Predictor] = {"corrected": corrected, **others}
         self.name = "corrected"
@@ -54,19 +72,19 @@ class ChosenPredictor:
         """Sensitivities as they are corrected by now."""
         return self._corrected.table
 
-    def fit(self, genomes: Integers, errors: Doubles, divergences: Doubles | None = None) -> None:
+    def fit(self, genomes: Integers, errors: Doubles, distances: Doubles | None = None) -> None:
         """Test every predictor on what is new, choose one, and let all learn."""
         self._test(genomes, errors)
         self._choose()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scikit-learn's on length scales at a bound, which is where they belong
             for predictor in self._predictors.values():
-                predictor.fit(genomes, errors, divergences)
+                predictor.fit(genomes, errors, distances)
 
     def predict(self, genomes: Integers) -> tuple[Doubles, Doubles]:
         """Predicted error and half the width of its one-sigma interval, calibrated."""
         mean, spread = self.predictor.predict(genomes)
-        return mean, spread * self._calibration(self.name)
+        return mean, spread * self._calibration(mean)
 
     def _test(self, genomes: Integers, errors: Doubles) -> None:
         keys = [row.tobytes() for row in genomes]
@@ -90,15 +108,21 @@ class ChosenPredictor:
         if recent[best] > np.nan_to_num(recent[self.name], nan=-1.0) + _MARGIN:
             self.name = best
 
-    def _calibration(self, name: str) -> float:
-        """Factor that makes two thirds of the measured errors fall within one spread of their predictions."""
-        rows = np.array(self._predicted[name][-_RECENT:])
-        if not len(rows):
-            return 1.0
-        off = np.abs(rows[:, 0] - np.array(self._measured[-_RECENT:])) / np.maximum(rows[:, 1], 1e-9)
-        seen = float(np.quantile(off, 0.683))
-        factor = np.exp((len(off) * np.log(np.maximum(seen, 1e-3))) / (len(off) + _WEIGHT))
-        return float(np.clip(factor, 0.25, 4.0))
+    def _calibration(self, mean: Doubles) -> Doubles:
+        """Factors ``(n,)`` for the spreads of the predictor in use at these predictions."""
+        rows = np.array(self._predicted[self.name][-_RECENT:]).reshape(-1, 2)
+        measured = np.array(self._measured[-_RECENT:])
+        samples = self._samples
+        noise = 0.0 if samples is None else sampling_variance(rows[:, 0], self._dense, samples)
+        off = ((rows[:, 0] - measured) ** 2 - noise) / np.maximum(rows[:, 1] ** 2, 1e-18)
+        apart = np.subtract.outer(self._log_loss(mean), self._log_loss(rows[:, 0])) / _NEAR
+        weight = np.exp(-0.5 * apart**2)
+        square = (weight @ np.minimum(off, _FARTHEST**2) + _WEIGHT) / (weight.sum(axis=1) + _WEIGHT)
+        return np.asarray(np.sqrt(np.clip(square, _FACTORS[0] ** 2, _FACTORS[1] ** 2)))
+
+    def _log_loss(self, errors: Doubles) -> Doubles:
+        least = 1e-4 if self._samples is None else 1 / self._samples
+        return np.asarray(np.log(np.maximum(errors - self._dense, least)))
 
 
 def default_predictors(
@@ -114,4 +138,6 @@ def default_predictors(
             "gaussian process": LearnedPredictor(*given, gaussian_process()),
             "trees": LearnedPredictor(*given, trees()),
         },
+        dense_error,
+        samples,
     )

@@ -90,7 +90,7 @@ class CorrectedPredictor(LinkPredictor):
 
     @property
     def table(self) -> Doubles:
-        """Corrected sensitivities, which broadcast to ``(L, *space.shape)``, nats."""
+        """Corrected sensitivities, which broadcast to ``(L, *space.shape)``."""
         return (self._given * np.exp(self._logs)).reshape(self._shape)
 
     def _learn(self, choices: Integers, target: Doubles, variance: Doubles) -> None:

@@ -1,7 +1,7 @@
 """What predictors share that regress on a link: the target, and the way from the target to the error.
 
-Where divergences were measured, they are the target: they are continuous, so they carry less noise than counts of
-errors, and a second link, of two numbers, turns a divergence into an error. Otherwise the link of the error is the
+Where distances were measured, they are the target: they are continuous, so they carry less noise than counts of
+errors, and a second link, of two numbers, turns a distance into an error. Otherwise the link of the error is the
 target.
 """
 
@@ -20,8 +20,8 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.integer]
 
 _FEWEST = 3  # measured networks from which something is learned
-_LOWEST = 1e-9  # nats
-_PRIOR_MEAN = np.array([0.0, 0.8])  # of intercept and slope from log-divergence to the link of the error
+_LOWEST = 1e-9
+_PRIOR_MEAN = np.array([0.0, 0.8])  # of intercept and slope from log-distance to the link of the error
 _PRIOR_SPREAD = np.array([3.0, 0.3])
 
 
@@ -33,14 +33,14 @@ class LinkPredictor(ABC):
 
         Args:
             space: the space of the genomes.
-            sensitivities: broadcast to ``(L, *space.shape)``, nats.
+            sensitivities: broadcast to ``(L, *space.shape)``.
             dense_error: error of the uncompressed network.
             samples: samples that errors are measured on; None where they are exact.
         """
         self._space, self._dense, self._samples = space, dense_error, samples
         self._shape = np.shape(sensitivities)
         self._given = np.maximum(np.reshape(sensitivities, (space.n_layers, -1)), 1e-12)
-        self._to_error = DivergenceLink()
+        self._to_error = DistanceLink()
 
     @abstractmethod
     def _learn(self, choices: Integers, target: Doubles, variance: Doubles) -> None:
@@ -56,7 +56,7 @@ class LinkPredictor(ABC):
     def _predict(self, choices: Integers) -> tuple[Doubles, Doubles]:
         """Mean and variance of the target, each ``(n,)``."""
 
-    def fit(self, genomes: Integers, errors: Doubles, divergences: Doubles | None = None) -> None:
+    def fit(self, genomes: Integers, errors: Doubles, distances: Doubles | None = None) -> None:
         """Learn from measured networks; failed measurements (NaN) are left out, equal networks count once."""
         choices, networks = np.unique(self._choices(genomes), axis=0, return_index=True)
         kept = np.isfinite(errors[networks])
@@ -64,10 +64,10 @@ class LinkPredictor(ABC):
         if len(known) < _FEWEST:
             return
         target, variance = to_link(errors[known], self._dense, self._samples)
-        self._to_error = DivergenceLink()
-        if divergences is not None and np.isfinite(divergences[known]).all():
-            logs = np.log(np.maximum(divergences[known], _LOWEST))
-            self._to_error = DivergenceLink.fitted(logs, target, variance)
+        self._to_error = DistanceLink()
+        if distances is not None and np.isfinite(distances[known]).all():
+            logs = np.log(np.maximum(distances[known], _LOWEST))
+            self._to_error = DistanceLink.fitted(logs, target, variance)
             target, variance = logs, np.zeros_like(variance)
         self._learn(choices, target, variance)
 
@@ -85,7 +85,7 @@ class LinkPredictor(ABC):
 
 
 @dataclass(frozen=True)
-class DivergenceLink:
+class DistanceLink:
     """``link of the error = intercept + slope * target``, with the variance of what is left."""
 
     intercept: float = 0.0
@@ -93,10 +93,10 @@ class DivergenceLink:
     variance: float = 0.0
 
     @classmethod
-    def fitted(cls, log_divergence: Doubles, link: Doubles, variance: Doubles) -> DivergenceLink:
+    def fitted(cls, log_distance: Doubles, link: Doubles, variance: Doubles) -> DistanceLink:
         """By regression with weak priors, weighted by sampling variance and what is left, in turns."""
-        centre = float(log_divergence.mean())
-        design = np.stack([np.ones_like(log_divergence), log_divergence - centre], axis=1)
+        centre = float(log_distance.mean())
+        design = np.stack([np.ones_like(log_distance), log_distance - centre], axis=1)
         prior = np.diag(_PRIOR_SPREAD**-2.0)
         pull = prior @ (_PRIOR_MEAN + np.array([_PRIOR_MEAN[1] * centre, 0.0]))
         left = 0.01

@@ -1,7 +1,7 @@
 """Sensitivities: what compressing one layer alone does to the network's output.
 
 Every layer is probed at a few prune ratios of each granularity, and at a few widths, with all others dense. The curves,
-divergence against weight distortion, then give every variant of the layer: pruned and kept weights are disjoint, so
+distance against weight distortion, then give every variant of the layer: pruned and kept weights are disjoint, so
 the distortion of a variant is exactly that of pruning plus that of what was kept.
 """
 
@@ -29,7 +29,7 @@ Doubles = NDArray[np.float64]
 
 PROBES_PER_CURVE = 5
 _FLOOR = 1e-12
-_CEILING = float(np.log(1e6))  # a network whose outputs are not finite diverges without bound
+_CEILING = float(np.log(1e6))  # a network whose outputs are not finite is as far as any
 
 
 @dataclass(frozen=True)
@@ -74,32 +74,32 @@ def _granularities(space: SearchSpace, layer: int) -> tuple[int, ...]:
     return space.allowed[layer][space.column(GRANULARITY)] if space.has(GRANULARITY) else (0,)
 
 
-def _interpolate(distortion: Doubles, known: Doubles, divergence: Doubles) -> Doubles:
-    """Divergence at any distortion: linear between probes in log-log, proportional to the distortion outside.
+def _interpolate(distortion: Doubles, known: Doubles, distance: Doubles) -> Doubles:
+    """Distance at any distortion: linear between probes in log-log, proportional to the distortion outside.
 
-    Small errors act to second order, so divergence grows in proportion to the squared weight error.
+    Small errors act to second order, so distance grows in proportion to the squared weight error.
     """
     order = np.argsort(known)
     x = np.log(known[order])
-    y = np.log(np.maximum(np.maximum.accumulate(divergence[order]), _FLOOR))
+    y = np.log(np.maximum(np.maximum.accumulate(distance[order]), _FLOOR))
     at = np.log(np.maximum(distortion, _FLOOR))
     inside = np.interp(at, x, y)
     return np.asarray(np.exp(inside + np.minimum(at - x[0], 0) + np.maximum(at - x[-1], 0)))
 
 
-def sensitivity_table(bank: Bank, probes: Sequence[Probe], divergences: Sequence[float]) -> Doubles:
-    """Divergence that each variant of each layer causes alone, nats; it broadcasts to ``(L, *bank.space.shape)``.
+def sensitivity_table(bank: Bank, probes: Sequence[Probe], distances: Sequence[float]) -> Doubles:
+    """Distance that each variant of each layer causes alone; it broadcasts to ``(L, *bank.space.shape)``.
 
     Args:
         bank: the bank that the probes were planned on.
         probes: from `plan_probes`.
-        divergences: measured divergence of each probe, nats.
+        distances: measured distance of each probe.
     """
     space = bank.space
     axes = [space.shape[space.column(gene)] for gene in (PRUNE_RATIO, BIT_WIDTH, SHARED_VALUES)]
     distortions = bank.distortions.reshape(space.n_layers, axes[0], -1, *axes[1:])
     table = np.zeros_like(distortions)
-    measured = np.minimum(np.asarray(divergences, dtype=np.float64), _CEILING)
+    measured = np.minimum(np.asarray(distances, dtype=np.float64), _CEILING)
     for layer, row in enumerate(space.allowed):
         bits, shared = row[space.column(BIT_WIDTH)][0], row[space.column(SHARED_VALUES)][0]
         pruned = distortions[layer, :, :, bits, shared][:, :, None, None]
@@ -127,21 +127,21 @@ def plan_activation_probes(space: SearchSpace) -> list[tuple[int, int]]:
     ]
 
 
-def activation_table(space: SearchSpace, probes: Sequence[tuple[int, int]], divergences: Sequence[float]) -> Doubles:
-    """Divergence that quantizing each layer's input causes alone, nats; it broadcasts to ``(L, *space.shape)``.
+def activation_table(space: SearchSpace, probes: Sequence[tuple[int, int]], distances: Sequence[float]) -> Doubles:
+    """Distance that quantizing each layer's input causes alone; it broadcasts to ``(L, *space.shape)``.
 
     Args:
         space: with a gene for the bits of activations.
         probes: from `plan_activation_probes`.
-        divergences: measured divergence of each probe, nats.
+        distances: measured distance of each probe.
     """
     widths = [int(choice) for choice in space.genes[space.column(ACTIVATION_BITS)].choices]
     table = np.zeros((space.n_layers, len(widths)))
-    for (layer, bits), found in zip(probes, divergences, strict=True):
+    for (layer, bits), found in zip(probes, distances, strict=True):
         table[layer, widths.index(bits)] = min(found, _CEILING)
     return space.spread(table, [ACTIVATION_BITS])
 
 
-def _along(distortion: Doubles, known: Sequence[float], divergence: Doubles) -> Doubles:
-    """Divergence at each distortion along a curve; nothing where the curve has no probe, as nothing is lost on it."""
-    return _interpolate(distortion, np.array(known), divergence) if len(known) else np.zeros_like(distortion)
+def _along(distortion: Doubles, known: Sequence[float], distance: Doubles) -> Doubles:
+    """Distance at each distortion along a curve; nothing where the curve has no probe, as nothing is lost on it."""
+    return _interpolate(distortion, np.array(known), distance) if len(known) else np.zeros_like(distortion)

@@ -55,7 +55,7 @@ class Evaluation:
         predicted_error: predicted before it was measured; NaN where nothing was predicted.
         error: measured on the selection split; NaN where measuring failed.
         standard_error: of its difference from the dense network's error.
-        divergence: from the dense network's output, nats, on the calibration split.
+        distance: from the dense network's output, on the calibration split.
         objectives: every objective but the error, by column name.
         violation: largest relative excess over a constraint; feasible where it is not positive. A network whose
             measuring failed counts as wrong on all samples.
@@ -69,7 +69,7 @@ class Evaluation:
     predicted_error: float
     error: float
     standard_error: float
-    divergence: float
+    distance: float
     objectives: Mapping[str, float]
     violation: float
     hypervolume: float
@@ -114,7 +114,7 @@ def write_history(folder: Path, evaluations: Sequence[Evaluation]) -> None:
                 "predicted_error": each.predicted_error,
                 "error": each.error,
                 "standard_error": each.standard_error,
-                "divergence": each.divergence,
+                "distance": each.distance,
                 **each.objectives,
                 "violation": each.violation,
                 "hypervolume": each.hypervolume,

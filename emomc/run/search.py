@@ -95,7 +95,7 @@ class _Search:
         pairs = zip(request.predicted.tolist(), measured, strict=True)
         self._log += [(request.stage, number, predicted, each) for predicted, each in pairs]
         self._session.advance("searching", len(self._log), self._session.options.budget)
-        return Readings(errors, np.array([each.divergence for each in measured]))
+        return Readings(errors, np.array([each.distance for each in measured]))
 
     def _reference_point(self) -> Doubles:
         """Worst point of interest: the loss limit, and the costs of the uncompressed 32-bit network."""
@@ -131,7 +131,7 @@ class _Search:
                 predicted_error=predicted,
                 error=measured.error,
                 standard_error=measured.standard_error,
-                divergence=measured.divergence,
+                distance=measured.distance,
                 objectives=exact[row],
                 violation=float(worst[row]),
                 hypervolume=hypervolume(counted[: row + 1], self._reference),
@@ -180,7 +180,7 @@ class _Search:
 
         A few hundred samples cannot tell small losses apart: of two networks with equal errors, only the cheaper
         would be left, however close to the dense network the other one is. So networks that no other beats in
-        divergence from the dense network, which is measured too and continuous, are on the front as well.
+        distance from the dense network, which is measured too and continuous, are on the front as well.
         """
         values, violations = self._problem.values(ledger.genomes, ledger.errors)
         is_error = np.array([each.measured for each in self._problem.objectives])
@@ -213,11 +213,11 @@ class _Search:
         ]
 
     def _closeness(self, ledger: Ledger) -> Doubles:
-        """Divergence of each network, ``(n,)``; those too small to have cost any network a sample count as equal."""
-        divergence = np.array([measured.divergence for measured in self._session.measure(ledger.genomes)])
+        """Distance of each network, ``(n,)``; those too small to have cost any network a sample count as equal."""
+        distance = np.array([measured.distance for measured in self._session.measure(ledger.genomes)])
         dense = self._session.dense
-        visible = divergence[ledger.errors > dense.error + 1.5 / dense.samples]
-        return np.maximum(divergence, visible.min(initial=np.inf)) if len(visible) else np.zeros_like(divergence)
+        visible = distance[ledger.errors > dense.error + 1.5 / dense.samples]
+        return np.maximum(distance, visible.min(initial=np.inf)) if len(visible) else np.zeros_like(distance)
 
     def _summary(self, outcome: Outcome) -> dict[str, Any]:
         session = self._session

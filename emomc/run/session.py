@@ -55,7 +55,7 @@ from emomc.search import STRATEGIES, Genomes
 Doubles = NDArray[np.float64]
 
 _FEWEST_CHANNELS = 8  # of a layer that may lose whole input channels: with fewer, prune ratios cannot be met
-_VERSION = 3  # raise when a change to measuring makes stored measurements stale
+_VERSION = 4  # raise when a change to measuring makes stored measurements stale
 _MAY_FAIL = ("measure", "probe")  # a search goes on without some of these
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)``: called as work gets done."""
@@ -73,7 +73,7 @@ class Session:
         network: its layers and graph.
         space: the search space.
         problem: the pymoo problem; its errors are measured on the selection split.
-        sensitivities: divergence that each layer's variants cause alone, nats; broadcasts to
+        sensitivities: distance that each layer's variants cause alone; broadcasts to
             ``(L, *space.shape)``.
         dense: the uncompressed network on the selection split.
         seconds_measuring: time spent on running networks, or on reading stored results.
@@ -253,7 +253,7 @@ class Session:
         results = self.run_jobs(jobs, "probing layers")
         if not known and not any("failed" in result for result in results):
             write_start(cache_folder() / "starts", keys, dict(zip(keys, measured + results, strict=True)))
-        found = [result.get("divergence", math.inf) for result in results]
+        found = [result.get("distance", math.inf) for result in results]
         table = sensitivity_table(self.bank, probes, found[: len(probes)])
         if inputs:
             table = table + activation_table(self.space, inputs, found[len(probes) :])
@@ -317,7 +317,7 @@ class Session:
 
 
 def _as_dict(result: Any) -> dict[str, Any]:
-    return {"divergence": result} if isinstance(result, float) else asdict(result)
+    return {"distance": result} if isinstance(result, float) else asdict(result)
 
 
 def _space(options: Options, accelerator: CostModel, network: Network) -> SearchSpace:

@@ -22,7 +22,7 @@ class SearchTask:
 
     Attributes:
         problem: objectives, constraints and exact costs; its ``errors`` must not be called, measure instead.
-        sensitivities: divergence that each layer's variant causes alone, nats; broadcasts to
+        sensitivities: distance that each layer's variant causes alone; broadcasts to
             ``(L, *space.shape)``.
         dense_error: error of the uncompressed network on the selection split.
         samples: size of the selection split; None where errors are exact.
@@ -57,11 +57,11 @@ class Readings:
 
     Attributes:
         errors: shape ``(n,)``; NaN where measuring failed.
-        divergences: from the dense network's output, nats, shape ``(n,)``.
+        distances: from the dense network's output, shape ``(n,)``.
     """
 
     errors: Doubles
-    divergences: Doubles
+    distances: Doubles
 
 
 class Ledger:
@@ -71,7 +71,7 @@ class Ledger:
         genomes: measured genomes in order, shape ``(n, n_var)``; a genome that differs from an earlier one only in
             what does not change the network (the dataflow) is listed too.
         errors: their measured errors, ``(n,)``; NaN where measuring failed.
-        divergences: their measured divergences, ``(n,)``; NaN where nothing tells them.
+        distances: their measured distances, ``(n,)``; NaN where nothing tells them.
         notes: what the strategy tells of itself, plain values; they go into the run's summary.
     """
 
@@ -90,7 +90,7 @@ class Ledger:
         self.remaining = budget
         self.genomes: Genomes = np.zeros((0, self._space.n_var), dtype=np.int64)
         self.errors: Doubles = np.zeros(0)
-        self.divergences: Doubles = np.zeros(0)
+        self.distances: Doubles = np.zeros(0)
         self.notes: dict[str, Any] = {}
 
     def is_known(self, genomes: Genomes) -> NDArray[np.bool_]:
@@ -117,7 +117,7 @@ class Ledger:
             measured = self._measure(Request(genomes[positions], predicted[positions], stage))
             if not isinstance(measured, Readings):
                 measured = Readings(measured, np.full(len(measured), np.nan))
-            pairs = zip(measured.errors.tolist(), measured.divergences.tolist(), strict=True)
+            pairs = zip(measured.errors.tolist(), measured.distances.tolist(), strict=True)
             self._known.update(zip(fresh, pairs, strict=True))
             self.remaining -= len(fresh)
         known = np.array([self._known.get(key, (np.nan, np.nan)) for key in keys]).reshape(-1, 2)
@@ -134,4 +134,4 @@ class Ledger:
                 rows.append(position)
         self.genomes = np.concatenate([self.genomes, genomes[rows]])
         self.errors = np.concatenate([self.errors, known[rows, 0]])
-        self.divergences = np.concatenate([self.divergences, known[rows, 1]])
+        self.distances = np.concatenate([self.distances, known[rows, 1]])

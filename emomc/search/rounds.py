@@ -84,7 +84,7 @@ class Rounds:
             if not len(picked):
                 return
             self.ledger.measure(picked, ground.name, self.predictor.predict(picked)[0])
-            self.predictor.fit(self.ledger.genomes, self.ledger.errors, self.ledger.divergences)
+            self.predictor.fit(self.ledger.genomes, self.ledger.errors, self.ledger.distances)
             self.ledger.notes = {"predictor": self.predictor.name, "predictors": self.predictor.rank_correlations}
             pool = np.unique(np.concatenate([pool, picked, population]), axis=0)
             pool = pool[self._best(pool, 4 * POPULATION)]
