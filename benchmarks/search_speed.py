@@ -1,8 +1,10 @@
 """What a search costs beside its evaluations, and what further workers bring, as ratios within one run.
 
-    python -m benchmarks.search_speed
+    python -m benchmarks.search_speed [--data FOLDER]
 
-Engines take turns on the same evaluations, so that all see the same machine; the median of the paired ratios counts.
+Engines take turns on evaluations of the same kind, so that all see the same machine; the median of the paired ratios
+counts. Networks for handwritten digits take a twentieth of a second each, which shows what an engine costs; with the
+data of CIFAR-10, ResNet-20 shows what further workers bring where it matters.
 Dask is measured where it is installed (``pip install emomc[dask]``). Results: benchmarks/results/search_speed.json.
 """
 
@@ -30,7 +32,8 @@ from emomc.benchmarks.proxies import PROXIES
 
 POPULATION = 200
 GENERATIONS = 20
-NETWORKS = 24  # measured by every engine in every round
+NETWORKS = {"digits": 24, "cifar10-resnet20": 6}  # measured by every engine in every round
+GENES = {"prune_ratio": (0.0, 0.3, 0.5), "bit_width": (4, 3), "shared_values": (0,)}
 
 
 def generation_processor_seconds() -> dict[str, float]:
@@ -84,8 +87,8 @@ def dask_cluster(folder: Path) -> Iterator[str]:
             process.wait(30)
 
 
-def engine_seconds(rounds: int) -> dict[str, list[float]]:
-    """Wall time of the same evaluations by one worker, two, and two of Dask, in turns."""
+def engine_seconds(options: emomc.Options, rounds: int) -> dict[str, list[float]]:
+    """Wall time of a round of evaluations by one worker, two, and two of Dask, in turns."""
     seconds: dict[str, list[float]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -93,13 +96,15 @@ def engine_seconds(rounds: int) -> dict[str, list[float]]:
         if find_spec("distributed") is not None:
             engines["dask"] = {"scheduler": stack.enter_context(dask_cluster(folder))}
         sessions = {
-            name: stack.enter_context(emomc.Session(folder / name, emomc.Options("digits"), **engine))
+            name: stack.enter_context(emomc.Session(folder / name, options, **engine))
             for name, engine in engines.items()
         }
         rng = np.random.default_rng(0)
         for number in range(rounds + 1):
             for name, session in sessions.items():
-                genomes = session.space.random(NETWORKS, rng)  # new ones, as what was measured is not measured again
+                genomes = session.space.random(
+                    NETWORKS[options.task], rng
+                )  # new ones, as what was measured is not measured again
                 elapsed = _seconds(lambda session=session, genomes=genomes: session.measure(genomes))  # type: ignore[misc]
                 if number:  # in the first round workers load network and data
                     seconds.setdefault(name, []).append(elapsed)
@@ -112,21 +117,32 @@ def _seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def engine_ratios(options: emomc.Options, rounds: int) -> dict[str, Any]:
+    """How much faster two workers are than one, and Dask's two than two processes, round by round."""
+    seconds = engine_seconds(options, rounds)
+    found: dict[str, Any] = {"networks_per_round": NETWORKS[options.task]}
+    for name, (slow, fast) in {"two_over_one": ("one", "two"), "dask_over_two": ("two", "dask")}.items():
+        if fast in seconds:
+            ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
+            found[name] = {"median": statistics.median(ratios), "rounds": ratios}
+    return found
+
+
 def main() -> None:
     """Measure and write results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--data", help="folder with cifar10/ and checkpoints/, to measure ResNet-20 as well")
     arguments = parser.parse_args()
     results: dict[str, Any] = {"generation_processor_seconds": generation_processor_seconds()}
     print(results, flush=True)
-    seconds = engine_seconds(arguments.rounds)
-    pairs = {"two_over_one": ("one", "two"), "dask_over_two": ("two", "dask")}
-    for name, (slow, fast) in pairs.items():
-        if fast in seconds:
-            ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
-            results[name] = {"median": statistics.median(ratios), "rounds": ratios}
-            print(name, results[name], flush=True)
-    print(write_results("search_speed", {"networks_per_round": NETWORKS, **results}))
+    tasks = [emomc.Options("digits")]
+    if arguments.data:
+        tasks.append(emomc.Options("cifar10-resnet20", {"data": arguments.data}, genes=GENES))
+    for options in tasks:
+        results[options.task] = engine_ratios(options, arguments.rounds)
+        print(options.task, results[options.task], flush=True)
+    print(write_results("search_speed", results))
 
 
 if __name__ == "__main__":

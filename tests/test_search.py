@@ -266,6 +266,37 @@ def test_any_objectives_can_be_searched(objectives: tuple[str, ...]) -> None:
     assert len(measurements.genomes) == 20
 
 
+CONSTANT = Objective("constant", "", lambda batch: np.full(len(batch.genomes), 3.0))
+DOUBLED = Objective("doubled", "B", lambda batch: 2 * batch.cost("size"))
+
+
+@pytest.mark.parametrize("further", [CONSTANT, DOUBLED], ids=lambda objective: str(objective.name))
+def test_an_objective_that_adds_nothing_does_little_harm(further: Objective) -> None:
+    """One that is the same for all networks, and one that follows from another: the front of the others is found."""
+    surface = toy()
+    task = surface.task(objectives=("error", "energy", "size", further))
+    ledger, without = Ledger(task, 60, Measurements(surface.errors)), search()[0]
+    two_stage(task, ledger, 0)
+    found = quality(surface, ledger.genomes, ledger.errors)
+    assert found > 0.95 * quality(surface, without.genomes, without.errors)
+
+
+@pytest.mark.parametrize("error", [DENSE_ERROR, DENSE_ERROR + 0.05, 0.9], ids=["none", "alike", "ruined"])
+def test_errors_that_are_the_same_for_all_networks_leave_the_cheapest(error: float) -> None:
+    """Nothing can be learned from them; the search goes on to where costs are least."""
+    surface = toy()
+    task = surface.task()
+    measurements = Measurements(lambda genomes: np.full(len(genomes), error))
+    ledger = Ledger(task, 30, measurements)
+    two_stage(task, ledger, 0)
+    assert len(measurements.genomes) == 30
+    assert np.isfinite(task.problem.values(ledger.genomes, ledger.errors)[0]).all()
+    if error < 0.5:
+        size = surface.costs.evaluate(ledger.genomes, ["size"])["size"]
+        least = surface.costs.evaluate(surface.space.random(3000, np.random.default_rng(0)), ["size"])["size"].min()
+        assert size.min() <= least
+
+
 # Other algorithms, and the published search
 
 
