@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from emomc.problems.tasks.networks import mobilenet_v1, resnet, vgg16
     from emomc.run import Options, Outcome, Session, run_search
     from emomc.search import front_of, hypervolume
-    from emomc.training import Augmentation, Budget, Elastic, ElasticRange, KeepZeros, Recipe, fit, zero_masks
+    from emomc.training import Augmentation, Budget, Elastic, KeepZeros, Recipe, elastic_recipe, fit, zero_masks
 
 _HOMES = {
     "emomc.accuracy": (
@@ -140,9 +140,9 @@ _HOMES = {
         "Augmentation",
         "Budget",
         "Elastic",
-        "ElasticRange",
         "KeepZeros",
         "Recipe",
+        "elastic_recipe",
         "fit",
         "zero_masks",
     ),
@@ -162,7 +162,6 @@ __all__ = [
     "CostModel",
     "CostTables",
     "Elastic",
-    "ElasticRange",
     "EmomcError",
     "Finetuned",
     "Gene",
@@ -191,6 +190,7 @@ __all__ = [
     "array_accesses",
     "compress",
     "configuration_names",
+    "elastic_recipe",
     "export_onnx",
     "finetune",
     "fit",

@@ -1,19 +1,28 @@
-"""Rounding and random configurations in the forward pass."""
+"""Rounding in the forward pass, and training against compressed forms."""
 
 from __future__ import annotations
+
+import copy
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call
 
 from emomc.coding.tensor import CodedTensor
+from emomc.compression import METHODS, Setting, collect_grams
 from emomc.compression.quantization import largest_level
 from emomc.errors import EmomcError
-from emomc.training import Budget, Elastic, ElasticRange, RoundWeights, fit
-from emomc.training.elastic import compressed
+from emomc.network import trace
+from emomc.training import Budget, Elastic, RoundWeights, fit
+from emomc.training.elastic import Form
 from emomc.training.fakequant import round_to_grid, rounded
+from emomc.training.loss import Loss
 from tests.test_training import RECIPE, STEPS, error, images, network, pruned, same
 
 NAMES = ("conv.weight", "linear.weight")
@@ -72,55 +81,146 @@ def test_rounding_keeps_zeros_while_training() -> None:
     assert torch.equal(after == 0, start.get_parameter("conv.weight") == 0)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.floats(0, 0.95), st.sampled_from([16, 8, 4, 3, 2]), st.sampled_from([0, 16, 8, 4, 3]), st.integers(0, 99))
-def test_a_compressed_weight_has_the_zeros_and_values_asked_for(
-    ratio: float, bits: int, shared: int, seed: int
-) -> None:
-    weight = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(seed)).requires_grad_()
-    value = compressed(weight, ratio, bits, shared)
-    count = round(ratio * weight.numel())
-    smallest = weight.detach().abs().flatten().argsort()[:count]
-    assert not bool(value.flatten()[smallest].any())
-    value.sum().backward()
-    assert weight.grad is not None
-    gradient = weight.grad.flatten()
-    assert int((gradient == 0).sum()) == count  # pruned weights have no gradient, the others have it whole
-    assert set(gradient.tolist()) <= {0.0, 1.0}
-    if bits < 16 or shared:
-        most = 2 * min(largest_level(bits), -(-shared // 2) if shared else 1 << 20)
-        for row in value.detach().flatten(1):
-            assert len(set(row[row != 0].tolist())) <= most
+FRONT = (Setting(0.5, 4, 0), Setting(0.8, 3, 0), Setting(0.8, 4, 0))
 
 
-def test_elastic_training_improves_compressed_networks_and_repeats() -> None:
-    budget, choices = Budget(epochs=8), ElasticRange((0.0, 0.5, 0.75), (16, 4, 3), (0, 4))
-
-    def loss_when_compressed(module: torch.nn.Module) -> float:
-        state = module.state_dict()
-        for name in NAMES:
-            state[name].copy_(compressed(state[name], 0.75, 3, 4))
-        with torch.no_grad():
-            return float(torch.nn.functional.cross_entropy(module(images().inputs), images().targets))
-
-    plain = fit(network(), images(), RECIPE, budget)
-    elastic = fit(network(), images(), RECIPE, budget, regime=Elastic(NAMES, choices))
-    assert same(elastic.module, fit(network(), images(), RECIPE, budget, regime=Elastic(NAMES, choices)).module)
-    assert error(elastic.module, images()) < 0.1
-    assert loss_when_compressed(elastic.module) < loss_when_compressed(plain.module)
+def elastic(stages: int = 3, front: tuple[Setting, ...] = FRONT, pull: float = 0.5) -> Elastic:
+    return Elastic(trace(network(), images().inputs[:1]), images().inputs[:64], front, stages, pull)
 
 
-def test_statistics_are_those_of_the_network_that_is_not_compressed() -> None:
-    # With a rate so small that weights stay, running statistics must be those of plain training.
-    still = type(RECIPE)(**{**vars(RECIPE), "learning_rate": 1e-30})
-    plain = fit(network(), images(), still, STEPS).module.state_dict()
-    elastic = fit(network(), images(), still, STEPS, regime=Elastic(NAMES)).module.state_dict()
-    for name in ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked"):
-        assert torch.equal(plain[name], elastic[name])
+def begun(regime: Elastic, module: nn.Module | None = None) -> list[Form]:
+    regime.restore(network(), {})
+    regime.before(module or network(), 0.0)
+    return regime.forms
 
 
-def test_choices_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(EmomcError, match="at least one choice"):
-        ElasticRange(prune_ratios=())
-    with pytest.raises(EmomcError, match="below 1"):
-        ElasticRange(prune_ratios=(0.0, 1.0))
+@pytest.fixture
+def short_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emomc.training.elastic._LEAST_STEPS", 2)
+
+
+def obs(module: nn.Module, setting: Setting) -> dict[str, torch.Tensor]:
+    """Weights as a search would compress them."""
+    layers = trace(module, images().inputs[:1])
+    grams = collect_grams(module, layers, images().inputs[:64])
+    made = {}
+    for layer in layers.layers:
+        weight = module.state_dict()[layer.weight].numpy()
+        (coded,) = METHODS["obs"](weight, setting.prune_ratio, [setting[1:3]], grams[layer.name])
+        made[layer.weight] = torch.from_numpy(coded.dequantize())
+    return made
+
+
+def test_forms_are_what_compression_makes() -> None:
+    start = network()
+    for setting, form in zip(FRONT, begun(elastic(), start), strict=True):
+        weights = form.weights(dict(start.named_parameters()))
+        for name, expected in obs(start, setting).items():
+            assert torch.allclose(weights[name], expected, atol=1e-6)
+            assert torch.equal(weights[name] == 0, expected == 0)
+
+
+def test_a_form_moves_with_its_weights_and_its_zeros_stay() -> None:
+    parameters = dict(network().named_parameters())
+    form = begun(elastic())[1]
+    before = {name: weight.detach() for name, weight in form.weights(parameters).items()}
+    moved = {name: (weight + 1).detach().requires_grad_() for name, weight in parameters.items()}
+    after = form.weights(moved)
+    for name, weight in after.items():
+        pruned = before[name] == 0
+        assert int(pruned.sum()) == round(0.8 * weight.numel())
+        assert torch.allclose(weight - before[name], (~pruned).float(), atol=1e-5)
+        weight.sum().backward()
+        assert torch.equal(moved[name].grad, (~pruned).float())
+
+
+def loss_of(module: nn.Module, weights: dict[str, torch.Tensor]) -> float:
+    with torch.no_grad():
+        output = functional_call(module, weights, (images().inputs,))
+        return float(torch.nn.functional.cross_entropy(output, images().targets))
+
+
+def test_elastic_training_improves_what_compression_makes_more_than_plain_training_does() -> None:
+    setting, budget = Setting(0.85, 2, 0), Budget(epochs=40)
+    start = fit(network(), images(), RECIPE, Budget(epochs=10)).module
+    plain = fit(start, images(), RECIPE, budget).module
+    trained = fit(start, images(), RECIPE, budget, regime=elastic(front=(setting,))).module
+    assert error(trained, images()) < 0.1
+    losses = [loss_of(module, obs(module, setting)) for module in (start, plain, trained)]
+    assert losses[2] < 0.8 * min(losses[:2])
+
+
+@pytest.mark.usefixtures("short_stages")
+def test_interrupted_in_any_stage_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole = fit(network(), images(), RECIPE, STEPS, regime=elastic())
+    assert same(whole.module, fit(network(), images(), RECIPE, STEPS, regime=elastic()).module)
+    path = tmp_path / "net.pt"
+    for stop in (1, 3, 6, 10):
+
+        def tell(what: str, done: int, total: int, stop: int = stop) -> None:
+            if done == stop * 16:
+                signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(network(), images(), RECIPE, STEPS, regime=elastic(), path=path, tell=tell)
+        assert torch.load(path, weights_only=True)["training"]["steps"] == stop
+    resumed = fit(network(), images(), RECIPE, STEPS, regime=elastic(), path=path)
+    assert same(whole.module, resumed.module)
+    assert not torch.load(path, weights_only=True)["regime"]  # over: nothing to go on from
+
+
+@pytest.mark.usefixtures("short_stages")
+def test_a_regime_that_is_used_again_begins_anew() -> None:
+    regime = elastic()
+    first = fit(network(), images(), RECIPE, STEPS, regime=regime)
+    assert same(first.module, fit(network(), images(), RECIPE, STEPS, regime=regime).module)
+
+
+def test_between_stages_weights_go_towards_the_mean_of_their_forms() -> None:
+    module, regime = network(), elastic(stages=2, pull=0.6)
+    forms = begun(regime, module)
+    before = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+    for _ in range(100):
+        regime.before(module, 0.4)
+        regime.after(module)
+    assert all(torch.equal(weight, before[name]) for name, weight in module.named_parameters())
+    regime.before(module, 0.5)
+    assert regime.forms is not forms
+    for name in NAMES:
+        mean = torch.stack([form.weights(before)[name] for form in forms]).mean(0)
+        assert torch.allclose(module.get_parameter(name), before[name] + 0.3 * (mean - before[name]), atol=1e-6)
+    assert torch.equal(module.get_parameter("linear.bias"), before["linear.bias"])
+
+
+def test_a_short_training_has_one_stage() -> None:
+    regime = elastic(stages=6)
+    fit(network(), images(), RECIPE, STEPS, regime=regime)
+    assert all(torch.equal(weight, network().state_dict()[name]) for name, weight in regime.anchor.items())
+
+
+def test_forms_leave_the_statistics_alone() -> None:
+    module, regime = network(), elastic()
+    begun(regime, module)
+    before, forms = {name: value.clone() for name, value in module.named_buffers()}, 0
+    inputs, loss = images().inputs, Loss(RECIPE, images().targets)
+    for seed in range(12):
+        torch.manual_seed(seed)
+        fresh = copy.deepcopy(module).train()
+        regime.backward(fresh, inputs, loss)
+        unchanged = [torch.equal(value, before[name]) for name, value in fresh.named_buffers()]
+        assert len(set(unchanged)) == 1  # of a form none changes, of the whole network all do
+        forms += unchanged[0]
+        assert fresh.get_submodule("norm").momentum == 0.1
+    assert 0 < forms < 12
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for arguments in ({"front": ()}, {"stages": 0}, {"pull": 1.5}):
+        with pytest.raises(EmomcError, match="at least one form"):
+            elastic(**arguments)  # type: ignore[arg-type]
+
+
+def test_other_settings_are_another_training() -> None:
+    keys = {elastic().key, elastic(2).key, elastic(pull=0.1).key, elastic(front=FRONT[:1]).key}
+    other = Elastic(elastic().network, images().inputs[:32], FRONT, 3, 0.5)
+    assert len(keys | {other.key}) == 5

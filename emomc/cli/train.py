@@ -42,7 +42,7 @@ _MINUTES = 10.0  # where no budget is given
     help="Prune first: every layer to its prune ratio in this point of a run; zeros then stay.",
 )
 @click.option("--bits", type=click.IntRange(2, 16), help="Round all layers to this width in every forward pass.")
-@click.option("--elastic", is_flag=True, help="Train under random configurations, for a search to follow.")
+@click.option("--elastic", is_flag=True, help="Train so that compressing loses less, for a search to follow.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate.  [0.01; recipe's]")
 @click.option("--batch", type=click.IntRange(2), help="Images a step.  [recipe's]")
 @click.option(
@@ -111,7 +111,7 @@ def _train(name: str, out: Path, prune: float | None, bits: int | None, elastic:
             raise EmomcError(
                 f"task {task.name!r} offers no training images: give it `training`, an emomc TrainingData."
             )
-        recipe, budget = _recipe(task, given), _budget(task, given)
+        recipe, budget = _recipe(task, elastic, given), _budget(task, given)
         images = task.training.load()
         start = _start(task, prune, given["prune_as"], out, tell)
         trained = fit(
@@ -155,12 +155,16 @@ def _teacher(task: Task, path: str | None) -> Any:
     return teacher
 
 
-def _recipe(task: Task, given: dict[str, Any]) -> Recipe:
+def _recipe(task: Task, elastic: bool, given: dict[str, Any]) -> Recipe:
     from dataclasses import replace
+
+    from emomc.training import elastic_recipe
 
     assert task.training is not None
     recipe = task.training.recipe
-    if not given["scratch"]:
+    if elastic and not given["scratch"]:
+        recipe = elastic_recipe(recipe)
+    elif not given["scratch"]:
         recipe = replace(recipe, optimizer="sgd", learning_rate=0.01, weight_decay=5e-4, warmup=0.05, distillation=0.5)
     chosen = {"learning_rate": given["rate"], "batch": given["batch"], "distillation": given["distill"]}
     return replace(recipe, seed=given["seed"], **{key: value for key, value in chosen.items() if value is not None})
@@ -240,9 +244,10 @@ def _regime(task: Task, start: Any, bits: int | None, elastic: bool) -> Regime:
     from emomc.network import trace
     from emomc.training import Elastic, KeepZeros, RoundWeights, zero_masks
 
-    names = [layer.weight for layer in trace(task.module, task.example_input).layers]
+    network = trace(task.module, task.example_input)
     if elastic:
-        return Elastic(names)
+        return Elastic(network, task.splits.calibration.inputs)
     if bits is not None:
-        return RoundWeights.keeping_zeros(start, dict.fromkeys(names, largest_level(bits)))
+        levels = dict.fromkeys([layer.weight for layer in network.layers], largest_level(bits))
+        return RoundWeights.keeping_zeros(start, levels)
     return KeepZeros(zero_masks(start))

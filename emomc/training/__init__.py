@@ -1,7 +1,7 @@
 """Training: recovering what compression lost, and making networks to compress."""
 
 from emomc.training.coded import KeepCoded
-from emomc.training.elastic import Elastic, ElasticRange
+from emomc.training.elastic import Elastic, elastic_recipe
 from emomc.training.fakequant import RoundWeights
 from emomc.training.loop import Trained, fit
 from emomc.training.recipe import Augmentation, Budget, Recipe
@@ -11,7 +11,6 @@ __all__ = [
     "Augmentation",
     "Budget",
     "Elastic",
-    "ElasticRange",
     "GrowZeros",
     "KeepCoded",
     "KeepZeros",
@@ -20,6 +19,7 @@ __all__ = [
     "Regime",
     "RoundWeights",
     "Trained",
+    "elastic_recipe",
     "fit",
     "zero_masks",
 ]

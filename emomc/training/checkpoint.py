@@ -14,7 +14,7 @@ from torch import nn
 from emomc.errors import EmomcError
 from emomc.files import atomic_write
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass
@@ -47,23 +47,37 @@ def training_key(module: nn.Module, *settings: object) -> str:
     return digest.hexdigest()
 
 
-def save_training(
-    path: Path, key: str, state: Mapping[str, torch.Tensor], progress: Progress, optimizer: Mapping[str, Any] | None
-) -> None:
-    """Write the file, whole or not at all; without an optimizer's state when the training is over."""
+@dataclass(frozen=True)
+class State:
+    """All that a training goes on from.
+
+    Attributes:
+        network: tensors of the network by name.
+        progress: where the training stands.
+        optimizer: its state; None when the training is over.
+        regime: its state, by name; empty when the training is over.
+    """
+
+    network: Mapping[str, torch.Tensor]
+    progress: Progress
+    optimizer: Mapping[str, Any] | None
+    regime: Mapping[str, torch.Tensor]
+
+
+def save_training(path: Path, key: str, state: State) -> None:
+    """Write the file, whole or not at all."""
     content = {
-        "state_dict": {name: tensor.detach().cpu() for name, tensor in state.items()},
-        "training": {"version": _VERSION, "key": key, **asdict(progress)},
-        "optimizer": optimizer,
+        "state_dict": {name: tensor.detach().cpu() for name, tensor in state.network.items()},
+        "training": {"version": _VERSION, "key": key, **asdict(state.progress)},
+        "optimizer": state.optimizer,
+        "regime": dict(state.regime),
     }
     with atomic_write(path) as stream:
         torch.save(content, stream)
 
 
-def load_training(
-    path: Path, key: str, module: nn.Module
-) -> tuple[dict[str, torch.Tensor], Progress, dict[str, Any] | None] | None:
-    """State, progress and optimizer's state of a training; None where there is no file.
+def load_training(path: Path, key: str, module: nn.Module) -> State | None:
+    """State of a training; None where there is no file.
 
     Raises:
         EmomcError: the file cannot be read, is of another architecture or of another training.
@@ -74,16 +88,14 @@ def load_training(
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         facts = dict(content["training"])
-        state, optimizer = dict(content["state_dict"]), content["optimizer"]
         found = (facts.pop("version"), facts.pop("key"))
-        progress = Progress(**facts)
+        state = State(dict(content["state_dict"]), Progress(**facts), content["optimizer"], content.get("regime", {}))
     except Exception as error:  # a damaged or foreign file raises almost any type
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EmomcError(f"{path} is no training that can be continued ({reason}). {elsewhere}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    differing = sorted(
-        name for name, _ in expected.items() ^ {name: tuple(tensor.shape) for name, tensor in state.items()}.items()
-    )
+    there = {name: tuple(tensor.shape) for name, tensor in state.network.items()}
+    differing = sorted(name for name, _ in expected.items() ^ there.items())
     if differing:
         raise EmomcError(f"{path} holds another architecture: {differing[0]!r} differs. {elsewhere}")
     if found != (_VERSION, key):
@@ -91,4 +103,4 @@ def load_training(
             f"{path} is of another training: it started from other weights, or with other settings or images. "
             f"{elsewhere}"
         )
-    return state, progress, optimizer
+    return state

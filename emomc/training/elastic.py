@@ -1,124 +1,201 @@
-"""Elastic training: one network trained under randomly drawn configurations, so that all of them lose less.
+"""Elastic training: one network trained so that the networks that compression makes of it lose less.
 
-Each step is a sandwich: the network as it is, its most aggressive configuration and random ones between, the last two
-learning the outputs of the first (Yu and Huang, "Universally slimmable networks", 2019; Cai et al., "Once for all",
-2020). The search that follows needs no training.
+At the start of each stage the weights at hand are compressed in several ways, from mild to aggressive, as a search
+would compress them. Each step then trains one of these forms, or the network as it is; all learn the outputs of the
+same teacher. A form moves with the weights that it was made of, and its zeros stay zero. Between two stages the weights
+go a part of the way to the mean of their forms, so that the next compression changes them less.
+
+Training a network and its reduced forms with shared weights, taught by the whole one, is that of Yu and Huang,
+"Universally slimmable networks", 2019, and Cai et al., "Once for all", 2020; moving weights towards their compressed
+values in turns with training is that of Zhang et al., "A systematic DNN weight pruning framework using ADMM", 2018.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from emomc.compression.quantization import largest_level
+from emomc.compression import METHODS, Setting, collect_grams
 from emomc.errors import EmomcError
-from emomc.training.fakequant import rounded, straight_through
+from emomc.network import Network
 from emomc.training.loss import Loss
+from emomc.training.recipe import Recipe
 from emomc.training.regime import Plain
 
+FRONT = (
+    Setting(0.6, 4, 0),
+    Setting(0.7, 3, 0),
+    Setting(0.8, 3, 0),
+    Setting(0.85, 3, 0),
+    Setting(0.9, 3, 0),
+)
+"""Settings along the front of networks whose layers are all treated alike."""
 
-@dataclass(frozen=True)
-class ElasticRange:
-    """What configurations are drawn from, mildest first.
+_COUNTS, _ANCHOR = "counts", "anchor."  # names in a checkpoint
+_LEAST_STEPS = 100  # of a stage: in fewer, training does not make up for what the weights are moved by
+
+
+def elastic_recipe(recipe: Recipe) -> Recipe:
+    """How a trained network is trained elastically: gently, and taught by what it was alone.
+
+    Args:
+        recipe: of the training that made it; augmentation, precision and seed are taken from it.
+    """
+    return replace(
+        recipe,
+        optimizer="sgd",
+        learning_rate=0.01,
+        batch=min(recipe.batch, 64),
+        weight_decay=0.0,
+        warmup=0.05,
+        label_smoothing=0.0,
+        distillation=1.0,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """A compressed network that moves with the weights that it was made of.
 
     Attributes:
-        prune_ratios: fractions of a layer's weights that are zero.
-        bit_widths: bits of a weight; 16 and more leave it as it is.
-        shared_values: numbers of non-zero values a layer may have, 0 for any. In training they are a coarser grid.
+        masks: 1 where a weight is not pruned, in its shape, by parameter name.
+        changes: what compression added to the weights that it kept; where it pruned them, zero.
     """
 
-    prune_ratios: tuple[float, ...] = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8)
-    bit_widths: tuple[int, ...] = (16, 8, 4, 3)
-    shared_values: tuple[int, ...] = (0, 16, 8)
+    masks: Mapping[str, torch.Tensor]
+    changes: Mapping[str, torch.Tensor]
 
-    def __post_init__(self) -> None:
-        if not (self.prune_ratios and self.bit_widths and self.shared_values):
-            raise EmomcError(f"{self}: give at least one choice of each kind.")
-        if not all(0 <= ratio < 1 for ratio in self.prune_ratios) or min(self.bit_widths) < 2:
-            raise EmomcError(f"{self}: prune ratios lie from 0 to below 1, and bit-widths are at least 2.")
+    def weights(self, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Compressed weights by name, with the gradient of the weight where it is not pruned."""
+        return {name: parameters[name] * self.masks[name] + change for name, change in self.changes.items()}
 
-
-class Elastic(Plain):
-    """The sandwich around every step."""
-
-    def __init__(self, names: Sequence[str], choices: ElasticRange | None = None, samples: int = 1) -> None:
-        """An elastic training.
-
-        Args:
-            names: parameters that are compressed: the weights of layers.
-            choices: what is drawn from.
-            samples: random configurations a step.
-        """
-        self.names, self.choices, self.samples = tuple(names), choices or ElasticRange(), samples
-
-    @property
-    def key(self) -> str:
-        return f"Elastic {self.names} {self.choices} {self.samples}"
-
-    def backward(self, module: nn.Module, images: torch.Tensor, loss: Loss) -> torch.Tensor:
-        logits = module(images)
-        value = loss(logits)
-        value.backward()  # type: ignore[no-untyped-call]
-        taught = logits.detach()
-        configurations = [[1.0] * len(self.names)] + [self._draw() for _ in range(self.samples)]
-        with _kept_statistics(module):
-            for depths in configurations:
-                parameters = dict(module.named_parameters())
-                weights = {
-                    name: compressed(parameters[name], *self._choice(depth))
-                    for name, depth in zip(self.names, depths, strict=True)
-                }
-                apart = loss.towards(functional_call(module, weights, (images,)), taught)
-                (apart / len(configurations)).backward()  # type: ignore[no-untyped-call]
-        return value.detach()
-
-    def _draw(self) -> list[float]:
-        """How aggressively each layer is compressed, 0 to 1: around one depth for the network.
-
-        Fronts hold networks whose layers are about equally far along their own curves; independent layers would all
-        give networks in the middle.
-        """
-        depth = torch.rand(())
-        return (depth + 0.25 * torch.randn(len(self.names))).clamp(0, 1).tolist()
-
-    def _choice(self, depth: float) -> tuple[float, int, int]:
-        """Prune ratio, bit-width and shared values, each jittered on its own unless the depth is that of an end."""
-
-        def pick(count: int) -> int:
-            jitter = 0.0 if depth in (0.0, 1.0) else float(torch.rand(())) - 0.5
-            return min(count - 1, max(0, round(depth * (count - 1) + jitter)))
-
-        c = self.choices
-        return (
-            c.prune_ratios[pick(len(c.prune_ratios))],
-            c.bit_widths[pick(len(c.bit_widths))],
-            c.shared_values[pick(len(c.shared_values))],
+    def to(self, device: torch.device) -> Form:
+        """On a device."""
+        return Form(
+            {name: mask.to(device) for name, mask in self.masks.items()},
+            {name: change.to(device) for name, change in self.changes.items()},
         )
 
 
-def compressed(weight: torch.Tensor, prune_ratio: float, bit_width: int, shared_values: int) -> torch.Tensor:
-    """A weight as compression by magnitude makes it, with the gradient of the weight where it is not pruned.
+class Elastic(Plain):
+    """Each step trains the network as it is or one of its compressed forms, drawn at random.
 
-    Args:
-        weight: output channels first.
-        prune_ratio: fraction of the weights that become zero.
-        bit_width: of the grid; 16 and more round nothing.
-        shared_values: of non-zero values, 0 for any.
+    Attributes:
+        forms: of the stage at hand, one for each setting.
+        anchor: state of the network that they were made of.
     """
-    kept = weight
-    if prune_ratio > 0:
-        count = round(prune_ratio * weight.numel())
-        threshold = weight.detach().abs().flatten().kthvalue(count).values if count else -1.0
-        kept = weight * (weight.detach().abs() > threshold)
-    level = largest_level(min(bit_width, 16))
-    if shared_values:
-        level = min(level, -(-shared_values // 2))
-    return kept if level >= largest_level(16) else straight_through(kept, rounded(kept, level))
+
+    def __init__(
+        self,
+        network: Network,
+        inputs: torch.Tensor,
+        front: Sequence[Setting] = FRONT,
+        stages: int = 8,
+        pull: float = 0.5,
+    ) -> None:
+        """An elastic training.
+
+        Args:
+            network: trace of the network that is trained.
+            inputs: to calibrate compression on, ``(n, ...)`` float32.
+            front: what every layer gets in each form, e.g. mildest first.
+            stages: how often the weights are compressed, evenly over the budget; less often where a stage would have
+                fewer than 100 steps.
+            pull: share of the way to the mean of their forms that weights go between two stages, 0 to 1; it falls to
+                nothing in line with the budget that is left.
+
+        Raises:
+            EmomcError: there is no form, no stage, or the pull is not a share.
+        """
+        if not front or stages < 1 or not 0 <= pull <= 1:
+            raise EmomcError(
+                f"elastic training with {len(front)} forms, {stages} stages and pull {pull}: "
+                "expected at least one form and one stage, and a pull from 0 to 1."
+            )
+        self.network, self.inputs, self.front = network, inputs, tuple(front)
+        self.stages, self.pull = stages, pull
+        self._stage, self._steps = 0, 0
+        self.anchor: dict[str, torch.Tensor] = {}
+        self.forms: list[Form] = []
+
+    @property
+    def key(self) -> str:
+        inputs = hashlib.sha256(self.inputs.contiguous().numpy().data).hexdigest()
+        return f"Elastic {self.front} {self.stages} {self.pull} {inputs}"
+
+    def before(self, module: nn.Module, fraction: float) -> None:
+        stage = int(fraction * self.stages)
+        if self.forms and (stage == self._stage or self._steps < _LEAST_STEPS):
+            return
+        if self.forms:
+            self._draw_near(module, self.pull * (1 - fraction))
+        self._stage, self._steps = stage, 0
+        self.anchor = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+        self.forms = self._compressed(module)
+
+    def backward(self, module: nn.Module, images: torch.Tensor, loss: Loss) -> torch.Tensor:
+        drawn = int(torch.randint(len(self.forms) + 1, ()))
+        if drawn == len(self.forms):
+            return super().backward(module, images, loss)
+        with _kept_statistics(module):
+            weights = self.forms[drawn].weights(dict(module.named_parameters()))
+            value = loss(functional_call(module, weights, (images,)))
+            value.backward()  # type: ignore[no-untyped-call]
+        return value.detach()
+
+    def after(self, module: nn.Module) -> None:
+        self._steps += 1
+
+    def state(self) -> dict[str, torch.Tensor]:
+        anchor = {_ANCHOR + name: tensor for name, tensor in self.anchor.items()}
+        return {_COUNTS: torch.tensor([self._stage, self._steps]), **anchor} if anchor else {}
+
+    def restore(self, module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+        self._stage, self._steps, self.anchor, self.forms = 0, 0, {}, []
+        if state:
+            self._stage, self._steps = state[_COUNTS].tolist()
+            self.anchor = {name.removeprefix(_ANCHOR): each for name, each in state.items() if name != _COUNTS}
+            before = copy.deepcopy(module)
+            before.load_state_dict(self.anchor)
+            self.forms = self._compressed(before)
+
+    @torch.no_grad()
+    def _draw_near(self, module: nn.Module, share: float) -> None:
+        parameters = dict(module.named_parameters())
+        forms = [form.weights(parameters) for form in self.forms]
+        for name in forms[0]:
+            mean = torch.stack([form[name] for form in forms]).mean(0)
+            parameters[name].lerp_(mean, share)
+
+    @torch.no_grad()
+    def _compressed(self, module: nn.Module) -> list[Form]:
+        """The forms of a network; variants that are pruned alike are pruned once."""
+        dense = copy.deepcopy(module).cpu().eval()
+        grams, state = collect_grams(dense, self.network, self.inputs), dense.state_dict()
+        alike: dict[tuple[float, str], list[int]] = {}
+        for number, setting in enumerate(self.front):
+            alike.setdefault((setting.prune_ratio, setting.granularity), []).append(number)
+        masks: list[dict[str, torch.Tensor]] = [{} for _ in self.front]
+        changes: list[dict[str, torch.Tensor]] = [{} for _ in self.front]
+        for layer in self.network.layers:
+            weight = state[layer.weight]
+            array = weight.contiguous().numpy()
+            for (ratio, granularity), numbers in alike.items():
+                choices = [self.front[number][1:3] for number in numbers]
+                made = METHODS["obs"](array, ratio, choices, grams.get(layer.name), granularity)
+                for number, coded in zip(numbers, made, strict=True):
+                    form = torch.from_numpy(coded.dequantize())
+                    masks[number][layer.weight] = (form != 0).to(weight.dtype)
+                    changes[number][layer.weight] = form - weight * masks[number][layer.weight]
+        device = next(module.parameters()).device
+        return [Form(mask, change).to(device) for mask, change in zip(masks, changes, strict=True)]
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from torch import nn
 from emomc.accuracy.splits import Split
 from emomc.errors import EmomcError
 from emomc.training.augment import augment
-from emomc.training.checkpoint import Progress, load_training, save_training, training_key
+from emomc.training.checkpoint import Progress, State, load_training, save_training, training_key
 from emomc.training.interrupt import deferred_interrupt
 from emomc.training.loss import Loss
 from emomc.training.recipe import Budget, Recipe
@@ -110,8 +109,7 @@ class _Saver:
         """Write all of a training's state; if ``if_due``, only when the last time is long enough ago."""
         if self.path is None or (if_due and time.monotonic() - self.last < self.every):
             return
-        optimizer = None if run.progress.stopped else run.optimizer.state_dict()
-        save_training(self.path, self.key, run.module.state_dict(), run.progress, optimizer)
+        save_training(self.path, self.key, run.state())
         self.last = time.monotonic()
 
 
@@ -137,20 +135,29 @@ class _Run:
             self.module.requires_grad_(True)  # networks that come from files or traced graphs are frozen as a whole
         self.teacher = _fast_copy(teacher, device).eval() if teacher is not None and recipe.distillation else None
         self.optimizer = _optimizer(self.module, recipe)
+        self.regime.restore(self.module, {})
         self.progress = Progress(batch=min(recipe.batch, len(images)))
         steps = budget.planned_steps(len(images), self.progress.batch)
         self.total = None if steps is None else steps * self.progress.batch
         self.good, self.lowest = self._copy(), math.inf
         self._epoch, self._order = -1, torch.zeros(0, dtype=torch.int64)
 
-    def resume(self, found: tuple[dict[str, torch.Tensor], Progress, dict[str, Any] | None] | None) -> None:
-        """Take over a stored state, progress and optimizer's state."""
+    def state(self) -> State:
+        """What is stored of it."""
+        network = self.module.state_dict()
+        if self.progress.stopped:
+            return State(network, self.progress, None, {})
+        return State(network, self.progress, self.optimizer.state_dict(), self.regime.state())
+
+    def resume(self, found: State | None) -> None:
+        """Take over a stored state."""
         if found is None:
             return
-        state, self.progress, optimizer = found
-        self.module.load_state_dict(state)
-        if optimizer is not None:
-            self.optimizer.load_state_dict(optimizer)
+        self.module.load_state_dict(found.network)
+        self.progress = found.progress
+        if found.optimizer is not None:
+            self.optimizer.load_state_dict(found.optimizer)  # type: ignore[arg-type]
+            self.regime.restore(self.module, found.regime)
         self.good = self._copy()
 
     def result(self, saver: _Saver) -> Trained:

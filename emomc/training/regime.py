@@ -13,7 +13,10 @@ from emomc.training.loss import Loss
 
 
 class Regime(Protocol):
-    """How one training differs from another. It holds nothing that a resumed training could not find again."""
+    """How one training differs from another. It holds nothing that a resumed training could not find again.
+
+    What follows neither from its settings nor from progress and network is its `state`, which checkpoints hold.
+    """
 
     @property
     def key(self) -> str:
@@ -27,6 +30,12 @@ class Regime(Protocol):
 
     def after(self, module: nn.Module) -> None:
         """Called after the optimizer has moved the parameters."""
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """What a resumed training needs beside the network, by name."""
+
+    def restore(self, module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+        """Called before the first step: begin anew, or take over what `state` gave when ``module`` was as it is."""
 
 
 class Plain:
@@ -45,6 +54,13 @@ class Plain:
         return value.detach()
 
     def after(self, module: nn.Module) -> None:
+        """Nothing."""
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """Nothing."""
+        return {}
+
+    def restore(self, module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
         """Nothing."""
 
 

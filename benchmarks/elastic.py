@@ -1,0 +1,277 @@
+"""What elastic training does to the networks that compression makes, beside training each of them on alone.
+
+Ten configurations along the one-shot front of ResNet-20, each compressed with error compensation (method obs): of the
+original network, and of the one that elastic training has made of it. Both fronts are compared with the original dense
+network: loss in points, and bytes of files. Their quality is the hypervolume in the box from no loss to `WORST` points
+and from the smallest to the largest file of the original network, sizes by ratio; the gain is the share of what the
+original front leaves of the box that training adds to it. The same gain is then sought by `emomc.finetune`, which
+trains each of the ten files on alone, with more steps until they reach it.
+
+    python -m benchmarks.elastic --run runs/elastic
+
+Everything is kept in the run folder, and repeating the command goes on. Choices were made on the validation split; the
+test split is looked at once, at the end. What is compared is processor time, as other work on the machine then does not
+decide. Results go to benchmarks/results/elastic.json and elastic.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import emomc
+from emomc.accuracy import Evaluator
+from emomc.benchmarks.environment import RESULTS, write_results
+
+TASK = "cifar10-resnet20"
+WORST = 30.0  # points of loss at which the box ends
+CONFIGURATIONS = {
+    "p60w4": (0.6, 4, 0),
+    "p70w4": (0.7, 4, 0),
+    "p70w3": (0.7, 3, 0),
+    "p80w4": (0.8, 4, 0),
+    "p80w3": (0.8, 3, 0),
+    "p80w2": (0.8, 2, 0),
+    "p85w3": (0.85, 3, 0),
+    "p90w4": (0.9, 4, 0),
+    "p90w4s16": (0.9, 4, 16),
+    "p90w3": (0.9, 3, 0),
+}
+FINETUNING = (20, 60, 180)  # steps of each point
+Points = Sequence[Mapping[str, float]]
+"""``bytes`` and ``loss``, in points, of each configuration."""
+
+
+class Facts:
+    """What is known so far, in a file of the run folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def __call__(self, key: str, find: Callable[[], Any]) -> Any:
+        """The fact of this name, found now if it is not there, with the processor time that took."""
+        if key not in self.known:
+            start = time.process_time()
+            found = find()
+            self.known[key] = {"found": found, "seconds": round(time.process_time() - start, 1)}
+            self.save()
+            print(key, self.known[key], flush=True)
+        return self.known[key]["found"]
+
+    def save(self) -> None:
+        """Write the file."""
+        self._path.write_text(json.dumps(self.known, indent=1))
+
+    def seconds(self, prefix: str) -> float:
+        """Processor time of all facts whose names begin so."""
+        return sum(float(fact["seconds"]) for key, fact in self.known.items() if key.startswith(prefix))
+
+
+class Comparison:
+    """Networks, files and measurements of one run folder."""
+
+    def __init__(self, folder: Path, task: emomc.Task) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.task, self.facts = folder, task, Facts(folder / "facts.json")
+        network = emomc.trace(task.module, task.example_input)
+        self._evaluator = Evaluator(task.module, network, task.splits, None, task.error)
+
+    def compressed(self, name: str, module: torch.nn.Module) -> None:
+        """Files of a network at all configurations."""
+        compressor = emomc.Compressor(replace(self.task, module=module))
+        for key, (ratio, bits, shared) in CONFIGURATIONS.items():
+            wanted = {"*": {"prune_ratio": ratio, "bit_width": bits, "shared_values": shared}}
+            path = self._file(name, key)
+            if not path.exists():
+                compressor.compress(wanted, path, method="obs", split="calibration")
+
+    def points(self, name: str, split: str) -> list[dict[str, float]]:
+        """Bytes and losses of the files of a network, against the original dense one."""
+        return [
+            self.facts(f"{split} {name} {key}", lambda key=key: self._measured(self._file(name, key), split))  # type: ignore[misc]
+            for key in CONFIGURATIONS
+        ]
+
+    def dense(self, module: torch.nn.Module, split: str) -> float:
+        """Error of an uncompressed network, percent."""
+        return round(100 * self._evaluator.measure_module(module, split).error, 2)
+
+    def finetuned(self, steps: int) -> str:
+        """Each file of the original network trained on alone; the name of what comes out."""
+        name = f"finetuned-{steps}"
+        for key in CONFIGURATIONS:
+            self.facts(f"train {name} {key}", lambda key=key: self._finetune(name, key, steps))  # type: ignore[misc]
+        return name
+
+    def _finetune(self, name: str, key: str, steps: int) -> str:
+        source, out = self._file("original", key), self._file(name, key)
+        try:
+            emomc.finetune(source, out, self.task, emomc.Budget(steps=steps))
+        except emomc.EmomcError as error:  # it became worse: the point stays as it was
+            out.parent.mkdir(exist_ok=True)
+            out.write_bytes(source.read_bytes())
+            return str(error).split(":", maxsplit=1)[0]
+        return "better"
+
+    def _measured(self, path: Path, split: str) -> dict[str, float]:
+        found = self._evaluator.measure_module(emomc.load(path), split)
+        return {
+            "bytes": path.stat().st_size,
+            "loss": round(100 * found.difference, 2),
+            "standard_error": round(100 * found.standard_error, 2),
+        }
+
+    def _file(self, name: str, key: str) -> Path:
+        return self.folder / name / f"{key}.emomc"
+
+
+def quality(points: Points, original: Points) -> float:
+    """Hypervolume in the box of the original front, 0 to 1."""
+    sizes = [math.log(each["bytes"]) for each in original]
+    low, high = min(sizes), max(sizes)
+    values = [[(math.log(each["bytes"]) - low) / (high - low), each["loss"] / WORST] for each in points]
+    return emomc.hypervolume(np.array(values).clip(0.0), np.ones(2))
+
+
+def gain(points: Points, original: Points) -> float:
+    """Share of what the original front leaves of the box that other points add to it."""
+    before = quality(original, original)
+    return (quality(points, original) - before) / (1 - before)
+
+
+def trained(run: Comparison, steps: int, threads: int) -> torch.nn.Module:
+    """The elastic network; the time of every piece of an interrupted training counts."""
+    task, path = run.task, run.folder / "elastic.pt"
+    assert task.training is not None
+    network = emomc.trace(task.module, task.example_input)
+    regime = emomc.Elastic(network, task.splits.calibration.inputs)
+    recipe, images = emomc.elastic_recipe(task.training.recipe), task.training.load()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    start, wall = time.process_time(), time.monotonic()
+    spent = run.facts.known.setdefault("training", {"processor_seconds": 0.0, "seconds": 0.0, "threads": threads})
+
+    def tell(_: str, done: int, total: int) -> None:
+        if done % 6400 == 0 or done == total:
+            print(f"{done} of {total} images, {time.process_time() - start:.0f} processor seconds", flush=True)
+
+    try:
+        found = emomc.fit(
+            task.module,
+            images,
+            recipe,
+            emomc.Budget(steps=steps),
+            regime=regime,
+            teacher=task.module,
+            path=path,
+            tell=tell,
+        )
+    finally:
+        torch.set_num_threads(before)
+        spent["processor_seconds"] += round(time.process_time() - start, 1)
+        spent["seconds"] += round(time.monotonic() - wall, 1)
+        run.facts.save()
+    return found.module
+
+
+def summary(run: Comparison, split: str, names: Sequence[str]) -> dict[str, Any]:
+    """Points, quality and gain of each front."""
+    original = run.points("original", split)
+    found = {}
+    for name in names:
+        points = run.points(name, split)
+        found[name] = {
+            "hypervolume": round(quality(points, original), 4),
+            "gain": round(gain(points, original), 4),
+            "points": dict(zip(CONFIGURATIONS, points, strict=True)),
+        }
+    return found
+
+
+def figure(fronts: Mapping[str, Any], path: Path) -> None:
+    """Loss over bytes of each front."""
+    from matplotlib.figure import Figure
+
+    labels = {"original": "compressed in one go", "elastic": "after elastic training"}
+    canvas = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = canvas.add_subplot()
+    for name, front in fronts.items():
+        points = sorted(front["points"].values(), key=lambda each: each["bytes"])
+        sizes = [each["bytes"] / 1000 for each in points]
+        label = labels.get(name, f"each trained on alone, {name.split('-')[-1]} steps")
+        axes.errorbar(
+            sizes, [p["loss"] for p in points], [p["standard_error"] for p in points], fmt="o-", ms=4, label=label
+        )
+    axes.set(xscale="log", xlabel="file, kB", ylabel="error above the dense network's, points", ylim=(-1, None))
+    ticks = [25, 30, 40, 50, 60, 80]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    canvas.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Train, compress, measure; what is in the run folder is not done again."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs") / "elastic", help="folder of what is kept")
+    parser.add_argument("--data", help="folder with cifar10/ and checkpoints/; else EMOMC_DATA")
+    parser.add_argument("--steps", type=int, default=5000, help="of elastic training")
+    parser.add_argument("--threads", type=int, default=2, help="of elastic training")
+    parser.add_argument("--only", choices=["original", "train", "finetune"], help="do this part alone")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    task = emomc.load_task(TASK, **({"data": arguments.data} if arguments.data else {}))
+    run = Comparison(arguments.run, task)
+    run.compressed("original", task.module)
+    original = run.points("original", "validation")
+    if arguments.only == "original":
+        return
+    if arguments.only != "finetune":
+        module = trained(run, arguments.steps, arguments.threads)
+        if arguments.only == "train":
+            return
+        run.compressed("elastic", module)
+        wanted = gain(run.points("elastic", "validation"), original)
+        print(f"elastic: gain {100 * wanted:.1f} % on the validation split", flush=True)
+    alone = []
+    for steps in FINETUNING:
+        alone.append(run.finetuned(steps))
+        reached = gain(run.points(alone[-1], "validation"), original)
+        print(f"{alone[-1]}: gain {100 * reached:.1f} % on the validation split", flush=True)
+        if arguments.only == "finetune" or reached >= wanted:
+            break
+    if arguments.only == "finetune":
+        return
+    names = ["original", "elastic", alone[-1]]
+    result: dict[str, Any] = {
+        "task": TASK,
+        "box": {"loss_points": WORST, "bytes": "from the smallest to the largest file of the original network"},
+        "elastic": {
+            "steps": arguments.steps,
+            "recipe": repr(emomc.elastic_recipe(task.training.recipe)),  # type: ignore[union-attr]
+            **run.facts.known["training"],
+            "dense_error": {split: run.dense(module, split) for split in ("validation", "test")},
+        },
+        "dense_error": {split: run.dense(task.module, split) for split in ("validation", "test")},
+        "finetuning_processor_seconds": {name: run.facts.seconds(f"train {name} ") for name in alone},
+        "finetuning": {name: {key: run.facts.known[f"train {name} {key}"] for key in CONFIGURATIONS} for name in alone},
+        "validation": summary(run, "validation", ["original", "elastic", *alone]),
+        "test": summary(run, "test", names),
+    }
+    figure(result["test"], RESULTS / "elastic.png")
+    print(write_results("elastic", result))
+
+
+if __name__ == "__main__":
+    main()
