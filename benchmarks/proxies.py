@@ -22,6 +22,7 @@ from emomc import CompressionProblem, Constraint, Gene, SearchSpace, hypervolume
 from emomc.genome import BIT_WIDTH, DATAFLOW, PRUNE_RATIO, SHARED_VALUES
 from emomc.problems import CostTables, load_objective
 from emomc.search import SearchTask
+from emomc.search.infill import pick_gain
 
 Doubles = NDArray[np.float64]
 Genomes = NDArray[np.integer]
@@ -115,12 +116,25 @@ class Proxy:
     def _exact_volume(self) -> float:
         return self._volume(self.exact_front)
 
+    def best_of_front(self, count: int) -> float:
+        """Quality of a few networks of the exact front, picked for hypervolume one after the other.
+
+        About the most that so many evaluations can find, whatever is known before.
+        """
+        scaled = self._scaled(self.exact_front)
+        picks = pick_gain(scaled[None], scaled, scaled[:0], np.full(scaled.shape[1], self.corner), count)
+        return self.quality(self.exact_front[picks])
+
     def _volume(self, values: Doubles) -> float:
+        scaled = self._scaled(values)
+        return hypervolume(scaled, np.full(scaled.shape[1], self.corner))
+
+    def _scaled(self, values: Doubles) -> Doubles:
         scaled, exact = (
             np.concatenate([np.log(v[:, :1] - DENSE_ERROR), v[:, 1:]], axis=1) for v in (values, self.exact_front)
         )
         low, high = exact.min(axis=0), exact.max(axis=0)
-        return hypervolume((scaled - low) / (high - low), np.full(len(low), self.corner))
+        return np.asarray((scaled - low) / (high - low))
 
 
 def _nondominated(fronts: list[Doubles], most_loss: float) -> Doubles:

@@ -31,12 +31,14 @@ from torch.nn import functional
 
 import emomc
 from emomc import coding
-from emomc.benchmarks.curves import box_quality, curve, in_order, known_curves, table
+from emomc.accuracy.divergence import distance
+from emomc.benchmarks.curves import best_of_front, box_quality, curve, in_order, known_curves, table
 from emomc.benchmarks.environment import RESULTS, write_results
 from emomc.benchmarks.methods import METHODS, spend
 from emomc.compression.glue import make_storable
 from emomc.problems import CostTables, load_objective
 from emomc.search import SearchTask
+from emomc.search.ledger import Readings
 
 Doubles = NDArray[np.float64]
 Genomes = NDArray[np.integer]
@@ -120,11 +122,12 @@ class Table:
     Attributes:
         space: the search space.
         wrong: images that each network gets wrong, by the variants of its layers, shape ``(choices, ...)``.
+        distances: from the dense network's output on the calibration images, same shape.
         options: number of each variant in the genome's choices, shape ``(L, *space.shape)``.
         energy: joules, shape ``(L, *space.shape)``.
         size: bytes, same shape.
         overhead: bytes that every file has.
-        sensitivities: nats, same shape.
+        sensitivities: distance that each choice of each layer causes alone, same shape.
         dense_wrong: images that the uncompressed network gets wrong.
         images: images in all.
         reference: worst error, energy and size of interest.
@@ -132,6 +135,7 @@ class Table:
 
     space: emomc.SearchSpace
     wrong: NDArray[np.uint16]
+    distances: NDArray[np.float32]
     options: NDArray[np.uint8]
     energy: Doubles
     size: Doubles
@@ -143,9 +147,15 @@ class Table:
 
     def errors(self, genomes: Genomes) -> Doubles:
         """Measured errors, ``(n,)``."""
+        return np.asarray(self.wrong[self._position(genomes)] / np.float64(self.images))
+
+    def readings(self, genomes: Genomes) -> Readings:
+        """All that measuring tells a search."""
+        return Readings(self.errors(genomes), self.distances[self._position(genomes)].astype(np.float64))
+
+    def _position(self, genomes: Genomes) -> tuple[NDArray[np.uint8], ...]:
         parts = np.moveaxis(self.space.split(genomes), 2, 0)
-        options = self.options[(np.arange(self.space.n_layers), *parts)]
-        return np.asarray(self.wrong[tuple(options.T)] / np.float64(self.images))
+        return tuple(self.options[(np.arange(self.space.n_layers), *parts)].T)
 
     def task(self) -> SearchTask:
         """What a search is given."""
@@ -180,18 +190,25 @@ class Table:
 
 @torch.inference_mode()
 def measure_everything(session: emomc.Session) -> Table:
-    """Run every network of the session's space on the selection images.
+    """Run every network of the session's space on the selection images, and on the calibration images.
 
     Weights are decoded from the bank and all else is rounded as files hold it, as in any evaluation.
     """
     module, space = session.task.module, session.space
     rows = session.bank.variants_of(space.every())
     numbers = [np.unique(rows[:, layer]) for layer in range(space.n_layers)]
+    splits = session.task.splits
+    dense_output = module(splits.calibration.inputs)
     make_storable(module, session.network)
     weights = [[_weight(session, layer, int(number)) for number in numbers[layer]] for layer in range(space.n_layers)]
-    split = session.task.splits.selection
     assert isinstance(module, SmallNet)
-    wrong = _below(module.steps(), weights, split.inputs, split.targets)
+    targets = splits.selection.targets
+    wrong = _below(
+        module.steps(), weights, splits.selection.inputs, lambda output: int((output.argmax(1) != targets).sum())
+    )
+    distances = _below(
+        module.steps(), weights, splits.calibration.inputs, lambda output: distance(dense_output, output)
+    )
     full = (space.n_layers, *space.shape)
     choices = np.stack(np.unravel_index(np.arange(np.prod(space.shape)), space.shape), axis=1)
     per_choice = session.bank.variants_of(space.canonical(np.tile(choices, (1, space.n_layers))))
@@ -201,6 +218,7 @@ def measure_everything(session: emomc.Session) -> Table:
     return Table(
         space,
         np.array(wrong, dtype=np.uint16).reshape([len(each) for each in numbers]),
+        np.array(distances, dtype=np.float32).reshape([len(each) for each in numbers]),
         options.reshape(full).astype(np.uint8),
         np.broadcast_to(tables["energy"], full).copy(),
         np.broadcast_to(tables["size"], full).copy(),
@@ -212,14 +230,16 @@ def measure_everything(session: emomc.Session) -> Table:
     )
 
 
-def _below(steps: list[Any], weights: list[list[torch.Tensor]], x: torch.Tensor, targets: torch.Tensor) -> list[int]:
-    """Wrong images of all networks that end in these layers, the last layer's variants changing fastest."""
+def _below(
+    steps: list[Any], weights: list[list[torch.Tensor]], x: torch.Tensor, read: Callable[[torch.Tensor], float]
+) -> list[float]:
+    """What is read from the outputs of all networks that end in these layers, the last one's variants fastest."""
     (layer, function), *rest = steps
-    found = []
+    found: list[float] = []
     for weight in weights[0]:
         layer.weight.copy_(weight)
         output = function(layer(x))
-        found += _below(rest, weights[1:], output, targets) if rest else [int((output.argmax(1) != targets).sum())]
+        found += _below(rest, weights[1:], output, read) if rest else [read(output)]
     return found
 
 
@@ -243,9 +263,12 @@ def enumerate_space(path: Path) -> None:
         found = measure_everything(session)
         print(f"measured in {time.perf_counter() - start:.0f} s", flush=True)
         genomes = session.space.random(CHECKED, np.random.default_rng(0))
-        difference = np.rint(np.abs(found.errors(genomes) - session.errors(genomes)) * found.images)
+        measured, told = session.measure(genomes), found.readings(genomes)
+        difference = np.rint(np.abs(told.errors - [each.error for each in measured]) * found.images)
         print(f"{int((difference > 0).sum())} of {CHECKED} differ from a session's, by {difference.max():.0f} images")
-        if difference.max() > 1:  # batches of another size may round a tie in another way
+        apart = np.abs(told.distances / [each.distance for each in measured] - 1).max()
+        print(f"distances differ from a session's by {apart:.1e} at most")
+        if difference.max() > 1 or apart > 1e-3:  # batches of another size may round a tie in another way
             raise SystemExit("not the networks that a session measures")
     found.save(path)
     print(f"{path}: {path.stat().st_size} bytes")
@@ -267,7 +290,7 @@ def main() -> None:
     for method in arguments.methods:
         found = []
         for seed in arguments.seeds:
-            trace = spend(method, stored.task(), stored.errors, BUDGET, seed)
+            trace = spend(method, stored.task(), stored.readings, BUDGET, seed)
             found.append(curve(stored.task().problem, trace, seed, box_quality(front), BUDGET))
         curves = in_order({**known_curves(NAME), method: found})
         results = {
@@ -275,6 +298,7 @@ def main() -> None:
             "images": stored.images,
             "dense_error": stored.dense_wrong / stored.images,
             "exact_front_points": len(front),
+            "best_of_front": {str(count): best_of_front(front, count) for count in SHOWN[:2]},
             "table": table(curves, SHOWN),
             "curves": curves,
         }

@@ -14,7 +14,7 @@ import argparse
 import time
 from typing import Any
 
-from emomc.benchmarks.curves import curve, in_order, known_curves, table
+from emomc.benchmarks.curves import curve, in_order, known, known_curves, table
 from emomc.benchmarks.environment import write_results
 from emomc.benchmarks.methods import METHODS, spend
 from emomc.benchmarks.proxies import NOISE, PROXIES
@@ -41,18 +41,19 @@ def main() -> None:
                 task = proxy.task(seed)
                 trace = spend(method, task, proxy.errors, budget, seed)
                 found.append(curve(task.problem, trace, seed, proxy.quality, budget))
-            _store(name, method, found)
+            _store(name, method, found, {str(n): [p.best_of_front(n) for p in proxies.values()] for n in SHOWN[:2]})
             print(f"{name}, {time.perf_counter() - start:.0f} s:", table({method: found}, SHOWN)[-1], flush=True)
 
 
-def _store(proxy: str, method: str, found: list[dict[str, Any]]) -> None:
+def _store(proxy: str, method: str, found: list[dict[str, Any]], best: dict[str, list[float]]) -> None:
     problems = {}
     for name in PROXIES:
         curves = known_curves(NAME, "problems", name)
         if name == proxy:
             curves = in_order({**curves, method: found})
+        reached = best if name == proxy else known(NAME).get("problems", {}).get(name, {}).get("best_of_front", {})
         if curves:
-            problems[name] = {"table": table(curves, SHOWN), "curves": curves}
+            problems[name] = {"table": table(curves, SHOWN), "best_of_front": reached, "curves": curves}
     write_results(NAME, {"noise": NOISE, "problems": problems})
 
 

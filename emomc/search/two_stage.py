@@ -57,8 +57,8 @@ class Schedule:
 
     prune: float = 0.1
     polish: float = 0.8
-    batch: int = 8
-    generations: int = 12
+    batch: int = 4
+    generations: int = 6
     bases: int = 16
     algorithm: MakeAlgorithm | None = None
 
