@@ -398,7 +398,11 @@ class Benchmark:
 
 
 RECIPE = Recipe(
-    learning_rate=0.01, batch=64, distillation=0.5, warmup=0.05, augmentation=Augmentation(shift=4, flip=True)
+    learning_rate=0.01,
+    batch=64,
+    distillation=0.5,
+    warmup=0.05,
+    augmentation=Augmentation(shift=4, flip=True),
 )
 _told = [0.0]
 

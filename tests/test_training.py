@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,20 @@ def test_it_learns_leaves_the_start_alone_and_repeats_exactly() -> None:
     assert first.progress.seen == 992  # 62 steps of 16: five passes, to the nearest step
     assert same(first.module, fit(start, images(), RECIPE, Budget(epochs=5)).module)
     assert not same(first.module, fit(start, images(), Recipe(**{**vars(RECIPE), "seed": 1}), Budget(epochs=5)).module)
+
+
+def test_half_precision_is_of_the_arithmetic_alone() -> None:
+    """Weights stay 32-bit floats, the network learns as well, and runs repeat exactly."""
+    trained = {
+        precision: fit(network(), images(), replace(RECIPE, precision=precision), Budget(epochs=5)).module
+        for precision in ("float32", "bfloat16", "auto")
+    }
+    assert {tensor.dtype for tensor in trained["bfloat16"].state_dict().values() if tensor.is_floating_point()} == {
+        torch.float32
+    }
+    assert error(trained["bfloat16"], images()) < 0.05
+    assert not same(trained["float32"], trained["bfloat16"])
+    assert same(trained["auto"], trained["float32"]) or same(trained["auto"], trained["bfloat16"])
 
 
 def test_a_network_that_is_frozen_as_a_whole_is_trained() -> None:

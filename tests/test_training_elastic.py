@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,10 +69,12 @@ def test_training_with_rounded_weights_beats_rounding_afterwards() -> None:
         with torch.no_grad():
             return float(torch.nn.functional.cross_entropy(module(images().inputs), images().targets))
 
-    budget = Budget(epochs=6)
-    plain = fit(network(), images(), RECIPE, budget)
-    aware = fit(network(), images(), RECIPE, budget, regime=RoundWeights(levels))
-    assert loss_when_rounded(aware.module) < loss_when_rounded(plain.module)
+    plain, aware = 0.0, 0.0
+    for seed in range(4):  # one alone may go the other way
+        recipe, budget = replace(RECIPE, seed=seed), Budget(epochs=10)
+        plain += loss_when_rounded(fit(network(), images(), recipe, budget).module)
+        aware += loss_when_rounded(fit(network(), images(), recipe, budget, regime=RoundWeights(levels)).module)
+    assert aware < plain
 
 
 def test_rounding_keeps_zeros_while_training() -> None:

@@ -20,6 +20,7 @@ from emomc.coding import CodedTensor, NetworkFile, read_network
 from emomc.compression.glue import make_storable
 from emomc.compression.networkfile import load_network, read_grids, save_network
 from emomc.errors import EmomcError
+from emomc.export.fitting import Trained, fit_size, harm_of_going_back
 from emomc.export.loading import builder, check_header
 from emomc.network import Network, trace
 from emomc.problems.tasks import Task
@@ -141,9 +142,11 @@ def finetune(
         notice=notice,
     )
     tell("writing", 0, 1)
-    blobs = _fitting(network, file, trained.module, stored, regime.coded(trained.module))
-    module = _as_stored(trained.module, network, blobs)
-    losses = _loss(start, images), _loss(module, images)
+    few = Split(images.stored[:_COMPARED], images.targets[:_COMPARED], images.normalisation)
+    blobs = _fitting(network, file, trained.module, regime.coded(trained.module), few)
+    decoded = {layer.name: coding.decode_tensor(blobs[layer.name], layer.weight_shape) for layer in network.layers}
+    module = _as_stored(trained.module, network, {name: tensor.dequantize() for name, tensor in decoded.items()})
+    losses = _loss(start, few), _loss(module, few)
     if losses[1] > losses[0]:
         raise EmomcError(
             f"training made the network worse on training images: {losses[0]:.4f} nats before, {losses[1]:.4f} after. "
@@ -154,11 +157,10 @@ def finetune(
     save_network(path, module, network, blobs, file.header, read_grids(file, network))
     tell("measuring", 0, 1)
     evaluator = Evaluator(task.module, trace(task.module, task.example_input), task.splits, None, task.error, settings)
-    decoded = load_network(read_network(path), _builder(file, task))
     return Finetuned(
         path,
         evaluator.measure_module(start, "selection"),
-        evaluator.measure_module(decoded, "selection"),
+        evaluator.measure_module(load_network(read_network(path), _builder(file, task)), "selection"),
         file.length,
         path.stat().st_size,
         losses,
@@ -171,66 +173,32 @@ def _builder(file: NetworkFile, task: Task) -> Callable[[], nn.Module]:
 
 
 def _fitting(
-    network: Network,
-    file: NetworkFile,
-    module: nn.Module,
-    stored: Mapping[str, CodedTensor],
-    moved: Mapping[str, CodedTensor],
+    network: Network, file: NetworkFile, module: nn.Module, moved: Mapping[str, CodedTensor], images: Split
 ) -> dict[str, bytes]:
-    """Coded weights by layer name, together not longer than those of the file.
-
-    Other values on the same grid may need a few bytes more. Where they do, layers that have grown are brought back.
-    """
-    parameters = dict(module.named_parameters())
-    blobs = {layer.name: coding.encode_tensor(moved[layer.weight]) for layer in network.layers}
-    allowed = sum(map(len, file.blobs.values()))
-    growth = {layer: len(blobs[layer.name]) - len(file.blobs[layer.name]) for layer in network.layers}
-    for layer in sorted(growth, key=lambda each: -growth[each]):
-        if sum(map(len, blobs.values())) <= allowed:
-            break
-        weight = parameters[layer.weight].detach().numpy()
-        old, limit = stored[layer.weight], len(file.blobs[layer.name])
-        blobs[layer.name] = shortened(old, moved[layer.weight], weight, limit) or file.blobs[layer.name]
-    return blobs
-
-
-def shortened(old: CodedTensor, new: CodedTensor, weight: NDArray[np.float32], limit: int) -> bytes:
-    """The new integers, as many of them as fit: those whose weights moved least are as they were.
-
-    Args:
-        old: before training; its code has at most ``limit`` bytes.
-        new: after, on the same grid.
-        weight: trained weights before rounding, in the shape of both.
-        limit: bytes.
-
-    Returns:
-        The code; empty where the weights share values, which move together or not at all.
-    """
-    if old.scale.size == 1:
-        return b""
-    step = old.scale.astype(np.float32).reshape(-1, *[1] * (weight.ndim - 1))
-    moved = np.where(new.integers != old.integers, np.abs(weight / step - old.integers), -1.0).ravel()
-    order = np.argsort(-moved, kind="stable")
-    best, low, high = b"", 0, int((moved >= 0).sum())
-    while low <= high:
-        middle = (low + high) // 2
-        integers = old.integers.copy().ravel()
-        integers[order[:middle]] = new.integers.ravel()[order[:middle]]
-        blob = coding.encode_tensor(CodedTensor(integers.reshape(old.integers.shape), old.scale, old.bit_width))
-        if len(blob) <= limit:
-            best, low = blob, middle + 1
-        else:
-            high = middle - 1
-    return best
+    """Coded weights by layer name, together not longer than those of the file."""
+    old = {layer.name: file.tensor(layer.name, layer.weight_shape) for layer in network.layers}
+    new = {layer.name: moved[layer.weight] for layer in network.layers}
+    rounded = _as_stored(module, network, {name: tensor.dequantize() for name, tensor in new.items()})
+    changes = {
+        layer.weight: torch.from_numpy(old[layer.name].dequantize() - new[layer.name].dequantize())
+        for layer in network.layers
+    }
+    harm = harm_of_going_back(rounded, changes, images)
+    return fit_size(
+        {
+            layer.name: Trained(old[layer.name], file.blobs[layer.name], new[layer.name], harm[layer.weight])
+            for layer in network.layers
+        }
+    )
 
 
 @torch.no_grad()
-def _as_stored(module: nn.Module, network: Network, blobs: Mapping[str, bytes]) -> nn.Module:
-    """The network that the file will decode to."""
+def _as_stored(module: nn.Module, network: Network, weights: Mapping[str, NDArray[np.float32]]) -> nn.Module:
+    """The network that a file with these weights, by layer name, decodes to."""
     module = copy.deepcopy(module).requires_grad_(False)
     state = module.state_dict()
     for layer in network.layers:
-        weight = torch.from_numpy(coding.decode_tensor(blobs[layer.name], layer.weight_shape).dequantize())
+        weight = torch.from_numpy(weights[layer.name])
         for key in (layer.weight, *layer.aliases):
             state[key].copy_(weight)
     make_storable(module, network)
@@ -238,8 +206,7 @@ def _as_stored(module: nn.Module, network: Network, blobs: Mapping[str, bytes]) 
 
 
 def _loss(module: nn.Module, images: Split) -> float:
-    """Mean cross-entropy on the first training images."""
-    some = Split(images.stored[:_COMPARED], images.targets[:_COMPARED], images.normalisation)
+    """Mean cross-entropy."""
     with torch.inference_mode():
-        losses = [cross_entropy(module(inputs), targets, reduction="none") for inputs, targets in some.batches(128)]
+        losses = [cross_entropy(module(inputs), targets, reduction="none") for inputs, targets in images.batches(128)]
     return float(torch.cat(losses).mean())

@@ -248,9 +248,8 @@ class _Run:
         return torch.cat(parts)
 
     def _autocast(self) -> torch.autocast:
-        kind = self.device.type
-        gpu = kind == "cuda" and torch.cuda.is_bf16_supported()
-        wanted = self.recipe.precision == "bfloat16" or (self.recipe.precision == "auto" and gpu)
+        kind, precision = self.device.type, self.recipe.precision
+        wanted = precision == "bfloat16" or (precision == "auto" and _multiplies_bfloat16(kind))
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted)
 
     def _halve(self) -> None:
@@ -287,6 +286,14 @@ class _Run:
 
     def _copy(self) -> dict[str, torch.Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+
+
+def _multiplies_bfloat16(kind: str) -> bool:
+    """Whether a device is faster with bfloat16; PyTorch before 2.11 does not tell it of a processor."""
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", False))
 
 
 def _fast_copy(module: nn.Module, device: torch.device) -> nn.Module:

@@ -64,7 +64,8 @@ class Recipe:
         distillation: weight of the teacher's output in the loss, 0 to 1; the labels have the rest.
         temperature: of the softmax that teacher and network are compared at.
         clip: largest norm of the gradient; a longer one is shortened to it.
-        precision: ``"float32"``, ``"bfloat16"`` (autocast), or ``"auto"``: bfloat16 on a GPU that has it.
+        precision: ``"float32"``, ``"bfloat16"`` (autocast), or ``"auto"``: bfloat16 where the GPU has it, or the
+            processor has matrix units for it (AMX).
         augmentation: of the images.
         seed: of order, augmentation, dropout and sampled configurations.
     """
