@@ -289,11 +289,11 @@ class _Run:
 
 
 def _multiplies_bfloat16(kind: str) -> bool:
-    """Whether a device is faster with bfloat16; PyTorch before 2.11 does not tell it of a processor."""
+    """Whether a device multiplies bfloat16 itself; PyTorch before 2.11 does not tell it of a processor."""
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16", False))
+    return any(bool(capabilities.get(name, False)) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def _fast_copy(module: nn.Module, device: torch.device) -> nn.Module:

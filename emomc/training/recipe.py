@@ -65,7 +65,7 @@ class Recipe:
         temperature: of the softmax that teacher and network are compared at.
         clip: largest norm of the gradient; a longer one is shortened to it.
         precision: ``"float32"``, ``"bfloat16"`` (autocast), or ``"auto"``: bfloat16 where the GPU has it, or the
-            processor has matrix units for it (AMX).
+            processor has instructions for it (AMX, AVX-512).
         augmentation: of the images.
         seed: of order, augmentation, dropout and sampled configurations.
     """

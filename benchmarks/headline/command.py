@@ -1,0 +1,59 @@
+"""The command of a headline benchmark."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emomc.benchmarks.environment import RESULTS, write_results
+from emomc.benchmarks.headline.levels import RECIPE, Levels
+from emomc.benchmarks.headline.shown import figure, table
+from emomc.problems.tasks import load_task
+
+LEVELS = (0.4, 0.55, 0.7, 0.85, 1.0)  # shares of the targets
+LIMIT = 0.003  # of the loss, as published
+
+
+def run(task_name: str, name: str, paper: Mapping[str, float], description: str | None) -> None:
+    """Run the levels of a task and write results.
+
+    Args:
+        task_name: the network and its data.
+        name: of the results.
+        paper: published ratios, by target.
+        description: what ``--help`` says.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder with cifar10/ and checkpoints/; else EMOMC_DATA")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / name, help="folder of the run")
+    parser.add_argument("--minutes", type=float, default=0.0, help="of training for each level")
+    parser.add_argument("--levels", type=float, nargs="+", default=LEVELS, help="shares of the targets")
+    arguments = parser.parse_args()
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    task = load_task(task_name, **({"data": arguments.data} if arguments.data else {}))
+    levels = Levels(task, arguments.runs, arguments.minutes)
+    points: list[dict[str, Any]] = []
+    for kind in ("one-shot", "trained") if arguments.minutes else ("one-shot",):
+        found = [levels.level(level, kind) for level in arguments.levels]
+        points += [levels.test(point) if i == tested(kind, found) else point for i, point in enumerate(found)]
+        path = write_results(
+            name, {"recipe": repr(RECIPE), "table": table(points, paper).splitlines(), "points": points}
+        )
+        figure(points, paper, RESULTS / f"{name}.png")
+        print(table(points, paper), flush=True)
+    print(path)
+
+
+def tested(kind: str, points: list[dict[str, Any]]) -> int:
+    """Which level sees the test images, or -1.
+
+    Of the levels made in one go the last within the limit on validation images. Of the trained ones the last, whatever
+    validation says: some dense checkpoints have memorised the validation images, so that a loss there is too large, and
+    a rule that is fixed beforehand selects nothing.
+    """
+    if kind == "trained":
+        return len(points) - 1
+    within = [point["validation"]["loss"] <= LIMIT for point in points]
+    return max((i for i, good in enumerate(within) if good), default=-1)

@@ -1,0 +1,181 @@
+"""The levels of one run folder: each written to a file, decoded and measured."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from emomc import coding
+from emomc.accuracy import Evaluator
+from emomc.benchmarks.headline.costs import RATIOS, Costs, choose, presets
+from emomc.benchmarks.headline.layers import paths, rounded_in_one_go, sensitivities
+from emomc.coding.tensor import CodedTensor
+from emomc.compression.glue import make_storable
+from emomc.compression.networkfile import load_network, save_network
+from emomc.compression.quantization import largest_level
+from emomc.network import Network, trace
+from emomc.problems.tasks import Task
+from emomc.training import Augmentation, Budget, Recipe, RoundWeights, fit
+from emomc.training.fakequant import round_to_grid
+
+RECIPE = Recipe(
+    learning_rate=0.01,
+    batch=64,
+    distillation=0.5,
+    warmup=0.05,
+    augmentation=Augmentation(shift=4, flip=True),
+)
+
+
+class Levels:
+    """All levels of one run folder: Gram matrices, paths and probes are made or read when it is opened."""
+
+    def __init__(self, task: Task, folder: Path, minutes: float) -> None:
+        self.task, self.folder, self.minutes = task, folder, minutes
+        self.network = trace(task.module, task.example_input)
+        self.costs = Costs(task, self.network)
+        self.pruned = paths(task, self.network, folder)
+        self.losses = sensitivities(task, self.network, folder, self.pruned)
+        self.trained: nn.Module | None = None
+
+    def level(self, level: float, kind: str) -> dict[str, Any]:
+        """One level, one-shot or trained: written, decoded and measured on validation images, or read."""
+        name = f"{kind}-{level:g}"
+        path, done = self.folder / f"{name}.emomc", self.folder / f"{name}.json"
+        chosen = choose(self.losses, self.costs, level).tolist()
+        extra = self._one_shot(chosen, path) if kind == "one-shot" else self._train(level, chosen, path)
+        if not done.exists():
+            measured = {"validation": measure(self.task, self.network, path, "validation")}
+            found = {"kind": kind, "level": level, **extra, **measured, **facts(self.network, self.costs, path)}
+            done.write_text(json.dumps(found))
+            print(name, measured, found["ratios"], flush=True)
+        return json.loads(done.read_text())  # type: ignore[no-any-return]
+
+    def test(self, point: dict[str, Any]) -> dict[str, Any]:
+        """A level with its test images measured, once."""
+        name = f"{point['kind']}-{point['level']:g}"
+        if "test" not in point:
+            point = {**point, "test": measure(self.task, self.network, self.folder / f"{name}.emomc", "test")}
+            (self.folder / f"{name}.json").write_text(json.dumps(point))
+        return point
+
+    def _one_shot(self, chosen: Sequence[int], path: Path) -> dict[str, Any]:
+        if not path.exists():
+            bits = self.costs.bits
+            blobs = rounded_in_one_go(self.task, self.network, self.folder, self.pruned, chosen, bits)
+            coded = Coded([blobs[layer.name] for layer in self.network.layers])
+            evaluator = Evaluator(self.task.module, self.network, self.task.splits, coded, self.task.error)
+            evaluator.finish([0] * len(coded.blobs), path, self.task.header, "calibration")
+        return {}
+
+    def _train(self, level: float, chosen: Sequence[int], path: Path) -> dict[str, Any]:
+        assert self.task.training is not None
+        layers = self.network.layers
+        start = copy.deepcopy(self.trained or self.task.module)
+        if self.trained is None:
+            state = start.state_dict()
+            for layer, index in zip(layers, chosen, strict=True):
+                if index:
+                    weight = self.pruned[layer.name][f"w{index - 1}"].astype(np.float32)
+                    state[layer.weight].copy_(torch.from_numpy(weight))
+        else:
+            names = [layer.name for layer in layers]
+            prune_further(start, self.network, dict(zip(names, RATIOS[chosen].tolist(), strict=True)))
+        levels = {layer.weight: largest_level(bits) for layer, bits in zip(layers, self.costs.bits, strict=True)}
+        trained = fit(
+            start,
+            self.task.training.load(),
+            RECIPE,
+            Budget(minutes=self.minutes),
+            regime=RoundWeights.keeping_zeros(start, levels),
+            teacher=self.task.module,
+            path=self.folder / f"trained-{level:g}.pt",
+            tell=_print_progress,
+            notice=print,
+        )
+        self.trained = trained.module
+        if not path.exists():
+            blobs = rounded_in_training(trained.module, self.network, self.costs.bits)
+            write(self.task, self.network, trained.module, blobs, path)
+        progress = trained.progress
+        return {"minutes": progress.seconds / 60, "steps": progress.steps, "images": progress.seen}
+
+
+def prune_further(module: nn.Module, network: Network, ratios: Mapping[str, float]) -> None:
+    """More zeros by magnitude, in place; zeros that are there stay."""
+    state = module.state_dict()
+    for layer in network.layers:
+        weight = state[layer.weight]
+        order = weight.abs().flatten().argsort(stable=True)[: round(ratios[layer.name] * weight.numel())]
+        kept = torch.ones(weight.numel())
+        kept[order] = 0
+        weight.mul_(kept.reshape(weight.shape))
+
+
+def rounded_in_training(module: nn.Module, network: Network, bits: Sequence[int]) -> dict[str, bytes]:
+    """Coded layers, as training rounded them."""
+    state, blobs = module.state_dict(), {}
+    for layer, width in zip(network.layers, bits, strict=True):
+        integers, step = round_to_grid(state[layer.weight], largest_level(width))
+        tensor = CodedTensor(integers.numpy().astype(np.int8), step.half().numpy(), width)
+        blobs[layer.name] = coding.encode_tensor(tensor)
+    return blobs
+
+
+class Coded:
+    """The layers of one network, for an evaluator."""
+
+    def __init__(self, blobs: Sequence[bytes]) -> None:
+        self.blobs = blobs
+
+    def blob(self, layer: int, variant: int, /) -> bytes:
+        """The only variant of a layer."""
+        return self.blobs[layer]
+
+
+def write(task: Task, network: Network, module: nn.Module, blobs: Mapping[str, bytes], path: Path) -> None:
+    """Write a trained network to a file."""
+    stored = copy.deepcopy(module).eval()
+    make_storable(stored, network)
+    save_network(path, stored, network, blobs, task.header)
+
+
+def measure(task: Task, network: Network, path: Path, split: str) -> dict[str, float]:
+    """The decoded file on a split, beside the dense network."""
+    evaluator = Evaluator(task.module, network, task.splits, None, task.error)
+    decoded = load_network(coding.read_network(path), lambda: copy.deepcopy(task.module))
+    found = evaluator.measure_module(decoded, split)
+    return {"error": found.error, "loss": found.difference, "standard_error": found.standard_error}
+
+
+def facts(network: Network, costs: Costs, path: Path) -> dict[str, Any]:
+    """Everything that is counted on a file."""
+    file = coding.read_network(path)
+    zeros = [float((file.tensor(layer.name, layer.weight_shape).integers == 0).mean()) for layer in network.layers]
+    keep, names = [1 - share for share in zeros], [layer.name for layer in network.layers]
+    return {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "bytes": path.stat().st_size,
+        "keep": dict(zip(names, keep, strict=True)),
+        "bits": dict(zip(names, costs.bits, strict=True)),
+        "ratios": {**costs.ratios(keep), "file": costs.float_bytes / path.stat().st_size},
+        "presets": presets(network, keep, costs.bits, {name: 8.0 * len(file.blobs[name]) for name in names}),
+    }
+
+
+_told = [0.0]
+
+
+def _print_progress(what: str, done: int, total: int) -> None:
+    if time.monotonic() - _told[0] > 30:
+        _told[0] = time.monotonic()
+        print(f"  {what}: {done} of {total}", flush=True)
