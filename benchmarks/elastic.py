@@ -1,11 +1,11 @@
 """What elastic training does to the networks that compression makes, beside training each of them on alone.
 
 Ten configurations along the one-shot front of ResNet-20, each compressed with error compensation (method obs): of the
-original network, and of the one that elastic training has made of it. Both fronts are compared with the original dense
-network: loss in points, and bytes of files. Their quality is the hypervolume in the box from no loss to `WORST` points
-and from the smallest to the largest file of the original network, sizes by ratio; the gain is the share of what the
-original front leaves of the box that training adds to it. The same gain is then sought by `emomc.finetune`, which
-trains each of the ten files on alone, with more steps until they reach it.
+original network, and of those that elastic training has made of it, in full and in brief. The fronts are compared with
+the original dense network: loss in points, and bytes of files. Their quality is the hypervolume in the box from no loss
+to `WORST` points and from the smallest to the largest file of the original network, sizes by ratio; the gain is the
+share of what the original front leaves of the box that training adds to it. For comparison `emomc.finetune` trains each
+of the ten files on alone; the brief elastic training is what gains as much.
 
     python -m benchmarks.elastic --run runs/elastic
 
@@ -46,7 +46,14 @@ CONFIGURATIONS = {
     "p90w4s16": (0.9, 4, 16),
     "p90w3": (0.9, 3, 0),
 }
-FINETUNING = (20, 60, 180)  # steps of each point
+ELASTIC = ("elastic", "brief")
+LABELS = {
+    "original": "compressed in one go",
+    "finetuned": "each trained on alone",
+    "brief": "after brief elastic training",
+    "elastic": "after elastic training",
+}
+FINETUNING = 60  # steps of each point
 Points = Sequence[Mapping[str, float]]
 """``bytes`` and ``loss``, in points, of each configuration."""
 
@@ -72,10 +79,6 @@ class Facts:
         """Write the file."""
         self._path.write_text(json.dumps(self.known, indent=1))
 
-    def seconds(self, prefix: str) -> float:
-        """Processor time of all facts whose names begin so."""
-        return sum(float(fact["seconds"]) for key, fact in self.known.items() if key.startswith(prefix))
-
 
 class Comparison:
     """Networks, files and measurements of one run folder."""
@@ -83,8 +86,8 @@ class Comparison:
     def __init__(self, folder: Path, task: emomc.Task) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.task, self.facts = folder, task, Facts(folder / "facts.json")
-        network = emomc.trace(task.module, task.example_input)
-        self._evaluator = Evaluator(task.module, network, task.splits, None, task.error)
+        self.network = emomc.trace(task.module, task.example_input)
+        self._evaluator = Evaluator(task.module, self.network, task.splits, None, task.error)
 
     def compressed(self, name: str, module: torch.nn.Module) -> None:
         """Files of a network at all configurations."""
@@ -106,17 +109,15 @@ class Comparison:
         """Error of an uncompressed network, percent."""
         return round(100 * self._evaluator.measure_module(module, split).error, 2)
 
-    def finetuned(self, steps: int) -> str:
-        """Each file of the original network trained on alone; the name of what comes out."""
-        name = f"finetuned-{steps}"
+    def finetune(self) -> None:
+        """Each file of the original network trained on alone."""
         for key in CONFIGURATIONS:
-            self.facts(f"train {name} {key}", lambda key=key: self._finetune(name, key, steps))  # type: ignore[misc]
-        return name
+            self.facts(f"train {key}", lambda key=key: self._finetune(key))  # type: ignore[misc]
 
-    def _finetune(self, name: str, key: str, steps: int) -> str:
-        source, out = self._file("original", key), self._file(name, key)
+    def _finetune(self, key: str) -> str:
+        source, out = self._file("original", key), self._file("finetuned", key)
         try:
-            emomc.finetune(source, out, self.task, emomc.Budget(steps=steps))
+            emomc.finetune(source, out, self.task, emomc.Budget(steps=FINETUNING))
         except emomc.EmomcError as error:  # it became worse: the point stays as it was
             out.parent.mkdir(exist_ok=True)
             out.write_bytes(source.read_bytes())
@@ -149,31 +150,29 @@ def gain(points: Points, original: Points) -> float:
     return (quality(points, original) - before) / (1 - before)
 
 
-def trained(run: Comparison, steps: int, threads: int) -> torch.nn.Module:
-    """The elastic network; the time of every piece of an interrupted training counts."""
-    task, path = run.task, run.folder / "elastic.pt"
+def trained(run: Comparison, name: str, steps: int, threads: int) -> torch.nn.Module:
+    """An elastic network; the time of every piece of an interrupted training counts."""
+    task = run.task
     assert task.training is not None
-    network = emomc.trace(task.module, task.example_input)
-    regime = emomc.Elastic(network, task.splits.calibration.inputs)
-    recipe, images = emomc.elastic_recipe(task.training.recipe), task.training.load()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     start, wall = time.process_time(), time.monotonic()
-    spent = run.facts.known.setdefault("training", {"processor_seconds": 0.0, "seconds": 0.0, "threads": threads})
+    nothing = {"steps": steps, "threads": threads, "processor_seconds": 0.0, "seconds": 0.0}
+    spent = run.facts.known.setdefault(f"training {name}", nothing)
 
     def tell(_: str, done: int, total: int) -> None:
         if done % 6400 == 0 or done == total:
-            print(f"{done} of {total} images, {time.process_time() - start:.0f} processor seconds", flush=True)
+            print(f"{name}: {done} of {total} images, {time.process_time() - start:.0f} processor seconds", flush=True)
 
     try:
         found = emomc.fit(
             task.module,
-            images,
-            recipe,
+            task.training.load(),
+            emomc.elastic_recipe(task.training.recipe),
             emomc.Budget(steps=steps),
-            regime=regime,
+            regime=emomc.Elastic(run.network, task.splits.calibration.inputs),
             teacher=task.module,
-            path=path,
+            path=run.folder / f"{name}.pt",
             tell=tell,
         )
     finally:
@@ -184,11 +183,11 @@ def trained(run: Comparison, steps: int, threads: int) -> torch.nn.Module:
     return found.module
 
 
-def summary(run: Comparison, split: str, names: Sequence[str]) -> dict[str, Any]:
+def fronts(run: Comparison, split: str) -> dict[str, Any]:
     """Points, quality and gain of each front."""
     original = run.points("original", split)
     found = {}
-    for name in names:
+    for name in LABELS:
         points = run.points(name, split)
         found[name] = {
             "hypervolume": round(quality(points, original), 4),
@@ -198,20 +197,17 @@ def summary(run: Comparison, split: str, names: Sequence[str]) -> dict[str, Any]
     return found
 
 
-def figure(fronts: Mapping[str, Any], path: Path) -> None:
+def figure(found: Mapping[str, Any], path: Path) -> None:
     """Loss over bytes of each front."""
     from matplotlib.figure import Figure
 
-    labels = {"original": "compressed in one go", "elastic": "after elastic training"}
     canvas = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = canvas.add_subplot()
-    for name, front in fronts.items():
-        points = sorted(front["points"].values(), key=lambda each: each["bytes"])
+    for name, label in LABELS.items():
+        points = sorted(found[name]["points"].values(), key=lambda each: each["bytes"])
         sizes = [each["bytes"] / 1000 for each in points]
-        label = labels.get(name, f"each trained on alone, {name.split('-')[-1]} steps")
-        axes.errorbar(
-            sizes, [p["loss"] for p in points], [p["standard_error"] for p in points], fmt="o-", ms=4, label=label
-        )
+        losses, errors = [p["loss"] for p in points], [p["standard_error"] for p in points]
+        axes.errorbar(sizes, losses, errors, fmt="o-", ms=4, label=label)
     axes.set(xscale="log", xlabel="file, kB", ylabel="error above the dense network's, points", ylim=(-1, None))
     ticks = [25, 30, 40, 50, 60, 80]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -221,56 +217,48 @@ def figure(fronts: Mapping[str, Any], path: Path) -> None:
     canvas.savefig(path, dpi=120)
 
 
+def store(run: Comparison, dense: Mapping[str, torch.nn.Module]) -> None:
+    """Measure what is not measured, and write results and figure."""
+    assert run.task.training is not None
+    known, splits = run.facts.known, ("validation", "test")
+    result: dict[str, Any] = {
+        "task": TASK,
+        "box": {"loss_points": WORST, "bytes": "from the smallest to the largest file of the original network"},
+        "recipe": repr(emomc.elastic_recipe(run.task.training.recipe)),
+        "dense_error": {split: {name: run.dense(module, split) for name, module in dense.items()} for split in splits},
+        **{name: known[f"training {name}"] for name in ELASTIC},
+        "finetuned": {
+            "steps": FINETUNING,
+            "processor_seconds": round(sum(known[f"train {key}"]["seconds"] for key in CONFIGURATIONS), 1),
+            "outcome": {key: known[f"train {key}"]["found"] for key in CONFIGURATIONS},
+        },
+        **{split: fronts(run, split) for split in splits},
+    }
+    figure(result["test"], RESULTS / "elastic.png")
+    print(write_results("elastic", result))
+
+
 def main() -> None:
     """Train, compress, measure; what is in the run folder is not done again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs") / "elastic", help="folder of what is kept")
     parser.add_argument("--data", help="folder with cifar10/ and checkpoints/; else EMOMC_DATA")
     parser.add_argument("--steps", type=int, default=5000, help="of elastic training")
+    parser.add_argument("--brief-steps", type=int, default=250, help="of the brief elastic training")
     parser.add_argument("--threads", type=int, default=2, help="of elastic training")
-    parser.add_argument("--only", choices=["original", "train", "finetune"], help="do this part alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     task = emomc.load_task(TASK, **({"data": arguments.data} if arguments.data else {}))
-    run = Comparison(arguments.run, task)
+    run, dense = Comparison(arguments.run, task), {"original": task.module}
     run.compressed("original", task.module)
-    original = run.points("original", "validation")
-    if arguments.only == "original":
-        return
-    if arguments.only != "finetune":
-        module = trained(run, arguments.steps, arguments.threads)
-        if arguments.only == "train":
-            return
-        run.compressed("elastic", module)
-        wanted = gain(run.points("elastic", "validation"), original)
-        print(f"elastic: gain {100 * wanted:.1f} % on the validation split", flush=True)
-    alone = []
-    for steps in FINETUNING:
-        alone.append(run.finetuned(steps))
-        reached = gain(run.points(alone[-1], "validation"), original)
-        print(f"{alone[-1]}: gain {100 * reached:.1f} % on the validation split", flush=True)
-        if arguments.only == "finetune" or reached >= wanted:
-            break
-    if arguments.only == "finetune":
-        return
-    names = ["original", "elastic", alone[-1]]
-    result: dict[str, Any] = {
-        "task": TASK,
-        "box": {"loss_points": WORST, "bytes": "from the smallest to the largest file of the original network"},
-        "elastic": {
-            "steps": arguments.steps,
-            "recipe": repr(emomc.elastic_recipe(task.training.recipe)),  # type: ignore[union-attr]
-            **run.facts.known["training"],
-            "dense_error": {split: run.dense(module, split) for split in ("validation", "test")},
-        },
-        "dense_error": {split: run.dense(task.module, split) for split in ("validation", "test")},
-        "finetuning_processor_seconds": {name: run.facts.seconds(f"train {name} ") for name in alone},
-        "finetuning": {name: {key: run.facts.known[f"train {name} {key}"] for key in CONFIGURATIONS} for name in alone},
-        "validation": summary(run, "validation", ["original", "elastic", *alone]),
-        "test": summary(run, "test", names),
-    }
-    figure(result["test"], RESULTS / "elastic.png")
-    print(write_results("elastic", result))
+    for name, steps in zip(ELASTIC, (arguments.steps, arguments.brief_steps), strict=True):
+        dense[name] = trained(run, name, steps, arguments.threads)
+        run.compressed(name, dense[name])
+    run.finetune()
+    for name in LABELS:
+        reached = gain(run.points(name, "validation"), run.points("original", "validation"))
+        print(f"{name}: gain {100 * reached:.1f} % on the validation split", flush=True)
+    store(run, dense)
 
 
 if __name__ == "__main__":

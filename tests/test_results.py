@@ -56,3 +56,20 @@ def test_banks_are_built_within_time_and_memory() -> None:
     assert every["seconds"] < 600 and every["peak_bytes"] < 2e9 and every["stitching_share"] < 0.1
     assert set(found) >= {"mobilenet_v2", "resnet18", "googlenet", "efficientnet_b0"}
     assert all(row["peak_bytes"] < 6e9 and row["file_bytes"] < row["float_bytes"] / 4 for row in found.values())
+
+
+ELASTIC = RESULTS / "elastic.json"
+
+
+@pytest.mark.skipif(not ELASTIC.exists(), reason="python -m benchmarks.elastic was not run")
+def test_elastic_training_gains_a_quarter_within_half_an_hour_and_more_than_training_points_alone() -> None:
+    """Of two processors; per processor second more than the ten points trained on alone, on either split."""
+    found = json.loads(ELASTIC.read_text())
+    assert found["elastic"]["processor_seconds"] <= 2 * 30 * 60
+    for split in ("validation", "test"):
+        gains = {name: front["gain"] for name, front in found[split].items()}
+        assert gains["elastic"] >= 0.25, (split, gains)
+        per_second = {
+            name: gains[name] / found[name]["processor_seconds"] for name in ("elastic", "brief", "finetuned")
+        }
+        assert per_second["finetuned"] < min(per_second["elastic"], per_second["brief"]), (split, per_second)
