@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from emomc.problems.tasks import Task, TrainingData, load_task, task_names
     from emomc.problems.tasks.image_folder import View, image_folder_task
     from emomc.problems.tasks.networks import mobilenet_v1, resnet, vgg16
-    from emomc.run import Options, Outcome, Session, run_search
+    from emomc.run import Options, Outcome, Recovery, Session, run_search, search_with_recovery
     from emomc.search import front_of, hypervolume
     from emomc.training import Augmentation, Budget, Elastic, KeepZeros, Recipe, elastic_recipe, fit, zero_masks
 
@@ -129,8 +129,10 @@ _HOMES = {
     "emomc.run": (
         "Options",
         "Outcome",
+        "Recovery",
         "Session",
         "run_search",
+        "search_with_recovery",
     ),
     "emomc.search": (
         "front_of",
@@ -176,6 +178,7 @@ __all__ = [
     "Outcome",
     "PhysicalModel",
     "Recipe",
+    "Recovery",
     "SearchSpace",
     "Session",
     "Settings",
@@ -213,6 +216,7 @@ __all__ = [
     "read_network",
     "resnet",
     "run_search",
+    "search_with_recovery",
     "shrink",
     "task_names",
     "to_zigzag",

@@ -217,6 +217,12 @@ class Evaluator:
                 change = self._change(fast(self._calibration), math.nan)
             return self._count(fast, split, self._dense_outcomes(split), change)
 
+    def measure_file(self, path: Path, split: str) -> Measurement:
+        """A network decoded from a file of the task."""
+        with torch_threads(self.settings.threads):
+            decoded = load_network(coding.read_network(path), self._blank, workers=1)
+        return self.measure_module(decoded, split)
+
     def _blank(self) -> nn.Module:
         """The architecture with weights that would show if a file left any of them out."""
         blank = copy.deepcopy(self._module).cpu()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emomc.cli.faults import Interrupted
-from emomc.cli.values import activation_bits, genes, loss
+from emomc.cli.values import activation_bits, genes, loss, training
 from emomc.errors import EmomcError
 
 if TYPE_CHECKING:
@@ -70,6 +70,18 @@ _ENGINE = ("workers", "time_limit", "scheduler")  # what measures; the result do
     help="Quantize every layer's input to 2 to 8 bits; of several, such as 16,8,6,4, each layer has its own.  [16]",
 )
 @click.option(
+    "--recover",
+    metavar="BUDGET",
+    callback=training,
+    help="Train chosen pruned networks before they are quantized, each for 10min, 5epochs or 300steps.",
+)
+@click.option(
+    "--recover-networks",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many, evenly spread in cost.  [3]",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1),
     help="Processes, or networks in flight on a GPU; the result does not depend on it.  [one per CPU, 2 on a GPU]",
@@ -101,7 +113,10 @@ def search(task: str, run: Path | None, device: str, **given: Any) -> None:
       emomc search digits --objective error --objective mymodule:bit_operations
       emomc search digits --activation-bits 8
       emomc search digits --gene bit_width=8,4,2 --dataflow X:Y --dataflow CI:CO
+      emomc search digits --recover 20epochs
     """  # noqa: D301 - click's mark
+    if given["recover_networks"] and not given["recover"]:
+        raise click.UsageError("--recover-networks says how many networks are trained: say how long with --recover.")
     folder = run or default_folder(task)
     options = _options(task, given)
     started = time.monotonic()
@@ -114,8 +129,9 @@ def search(task: str, run: Path | None, device: str, **given: Any) -> None:
 
 
 def _options(task: str, given: Mapping[str, Any]) -> Options:
-    from emomc.run import Options
+    from emomc.run import Options, Recovery
 
+    trained = {"networks": given["recover_networks"] or Recovery.networks, **given["recover"]}
     return Options(
         task=task,
         task_options=task_options(**{name: given[name] for name in _OWN}),
@@ -131,6 +147,7 @@ def _options(task: str, given: Mapping[str, Any]) -> Options:
         budget=given["budget"],
         minutes=given["minutes"],
         points=given["points"],
+        recovery=Recovery(**trained) if given["recover"] else None,
     )
 
 
@@ -169,9 +186,12 @@ def _run(folder: Path, options: Options, device: str, engine: Mapping[str, Any])
 
     with shown_progress(options.budget) as tell:
         tell("starting", 0, 1)
-        from emomc.run import Session, run_search
+        from emomc.run import Session, run_search, search_with_recovery
 
         settings = settings_for(device)
+        if options.recovery is not None:
+            found = search_with_recovery(folder, options, settings=settings, progress=tell, notice=click.echo, **engine)
+            return len(found.evaluations)
         with Session(folder, options, settings=settings, progress=tell, **engine) as session:
             return len(run_search(session).evaluations)
 
@@ -212,15 +232,18 @@ def _quiet_pool(problem: threading.ExceptHookArgs) -> None:
 
 def _kept(folder: Path) -> str:
     """What an interrupted search leaves."""
-    if "emomc.run.store" not in sys.modules or not (folder / "store.sqlite").exists():
+    stores = sorted(folder.glob("**/store.sqlite"))  # of a search with training between its stages every part has one
+    if "emomc.run.store" not in sys.modules or not stores:
         return "nothing had been measured yet."
     from emomc.run.store import Store
 
-    store = Store(folder / "store.sqlite")
-    try:
-        count = len(store)
-    finally:
-        store.close()
+    count = 0
+    for path in stores:
+        store = Store(path)
+        try:
+            count += len(store)
+        finally:
+            store.close()
     kept = "1 measurement is" if count == 1 else f"{count} measurements are"
     return f"{kept} kept in {folder}. Repeat the command to continue where it stopped."
 

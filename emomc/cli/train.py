@@ -158,14 +158,14 @@ def _teacher(task: Task, path: str | None) -> Any:
 def _recipe(task: Task, elastic: bool, given: dict[str, Any]) -> Recipe:
     from dataclasses import replace
 
-    from emomc.training import elastic_recipe
+    from emomc.training import elastic_recipe, recovery_recipe
 
     assert task.training is not None
     recipe = task.training.recipe
     if elastic and not given["scratch"]:
         recipe = elastic_recipe(recipe)
     elif not given["scratch"]:
-        recipe = replace(recipe, optimizer="sgd", learning_rate=0.01, weight_decay=5e-4, warmup=0.05, distillation=0.5)
+        recipe = recovery_recipe(recipe)
     chosen = {"learning_rate": given["rate"], "batch": given["batch"], "distillation": given["distill"]}
     return replace(recipe, seed=given["seed"], **{key: value for key, value in chosen.items() if value is not None})
 

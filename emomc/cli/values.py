@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
@@ -58,6 +59,18 @@ def amount(text: str, unit: str, example: str) -> float:
     if share is None or unit:
         raise click.BadParameter(f"{text!r}: write a number{f' in {unit}' if unit else ''}, such as {example}.")
     return float(share[1]) * 0.01
+
+
+def training(_: click.Context, __: click.Parameter, text: str | None) -> dict[str, Any]:
+    """``10min``, ``5epochs`` or ``300steps``: a budget of training by its unit, or nothing."""
+    if text is None:
+        return {}
+    match = re.fullmatch(_NUMBER + r"(min(?:utes)?|epochs?|steps?)", text)
+    number = float(match[1]) if match else 0.0
+    if match is None or not number or (match[2].startswith("step") and not number.is_integer()):
+        raise click.BadParameter(f"{text!r}: write how long each network is trained: 10min, 5epochs or 300steps.")
+    unit = {"m": "minutes", "e": "epochs", "s": "steps"}[match[2][0]]
+    return {unit: int(number) if unit == "steps" else number}
 
 
 def genes(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[str, tuple[Choice, ...]]:

@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from emomc.run.options import Options, read_options
+    from emomc.run.options import Options, Recovery, read_options
     from emomc.run.outcome import FrontPoint, read_rows, read_summary
+    from emomc.run.recovery import search_with_recovery
     from emomc.run.search import Outcome, run_search
     from emomc.run.session import Progress, Session
     from emomc.run.store import salvage
@@ -21,12 +22,14 @@ _HOME_OF = {
     "Options": "options",
     "Outcome": "search",
     "Progress": "session",
+    "Recovery": "options",
     "Session": "session",
     "read_options": "options",
     "read_rows": "outcome",
     "read_summary": "outcome",
     "run_search": "search",
     "salvage": "store",
+    "search_with_recovery": "recovery",
 }
 
 __all__ = [
@@ -34,12 +37,14 @@ __all__ = [
     "Options",
     "Outcome",
     "Progress",
+    "Recovery",
     "Session",
     "read_options",
     "read_rows",
     "read_summary",
     "run_search",
     "salvage",
+    "search_with_recovery",
 ]
 
 

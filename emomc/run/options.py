@@ -15,6 +15,23 @@ _FILE = "run.json"
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """Training between the stages of a search; exactly one of the budgets is given.
+
+    Attributes:
+        networks: pruned networks that are trained, at most.
+        minutes: of training for each.
+        epochs: passes over the training images for each.
+        steps: optimizer steps for each.
+    """
+
+    networks: int = 3
+    minutes: float | None = None
+    epochs: float | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
 class Options:
     """Options of a search.
 
@@ -33,6 +50,7 @@ class Options:
         budget: networks to measure.
         minutes: time after which no further round is started; None for no limit.
         points: points of the front that are written and measured on the test split, at most.
+        recovery: training between the stages, by `emomc.search_with_recovery`; None for none.
     """
 
     task: str
@@ -49,6 +67,7 @@ class Options:
     budget: int = 200
     minutes: float | None = None
     points: int = 40
+    recovery: Recovery | None = None
 
 
 _MAY_CHANGE = ("budget", "minutes", "points")

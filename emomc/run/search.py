@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,32 +59,41 @@ def run_search(session: Session, strategy: Strategy | None = None) -> Outcome:
         EmomcError: an objective that fails.
         KeyboardInterrupt: as it came, after the history has been written.
     """
-    return _Search(session).run(strategy or STRATEGIES[session.options.strategy])
+    search = Search(session)
+    ledger = search.explore(strategy)
+    return search.finish(ledger)
 
 
-class _Search:
+class Search:
+    """One search in one session: explored first, then its front is written and measured.
+
+    Attributes:
+        reference: worst point of interest, one value an objective: the loss limit, and the costs of the uncompressed
+            32-bit network.
+    """
+
     def __init__(self, session: Session) -> None:
         self._session = session
         self._problem = session.problem
         dense = session.dense
         self._task = SearchTask(session.problem, session.sensitivities, dense.error, dense.samples)
-        self._reference = self._reference_point()
+        self.reference = self._reference_point()
         self._genomes: list[NDArray[np.int64]] = []
         self._log: list[tuple[str, int, float, Measurement]] = []  # stage, round, predicted error, measured
         options = session.options
         self._deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
 
-    def run(self, strategy: Strategy) -> Outcome:
+    def explore(self, strategy: Strategy | None = None) -> Ledger:
+        """Spend the budget; the history is written however it ends."""
         options = self._session.options
         ledger = Ledger(self._task, options.budget, self._measure)
         try:
-            strategy(self._task, ledger, options.seed)
+            (strategy or STRATEGIES[options.strategy])(self._task, ledger, options.seed)
         except _OutOfTimeError:
             pass  # the budget in minutes is spent: what was measured is the result
         finally:
-            evaluations = self._evaluations()
-            write_history(self._session.folder, evaluations)
-        return self._finish(ledger, evaluations)
+            write_history(self._session.folder, self.evaluations())
+        return ledger
 
     def _measure(self, request: Request) -> Readings:
         if self._deadline is not None and time.monotonic() > self._deadline:
@@ -98,7 +108,6 @@ class _Search:
         return Readings(errors, np.array([each.distance for each in measured]))
 
     def _reference_point(self) -> Doubles:
-        """Worst point of interest: the loss limit, and the costs of the uncompressed 32-bit network."""
         session = self._session
         mildest = np.zeros((1, session.space.n_var), dtype=np.int64)
         worst = session.dense.error + session.options.max_loss
@@ -106,7 +115,7 @@ class _Search:
         named = {"error": worst, **session.reference}
         return np.array([named.get(each.name, own[i]) for i, each in enumerate(self._problem.objectives)])
 
-    def _exact(self, genomes: NDArray[np.int64]) -> list[dict[str, float]]:
+    def exact(self, genomes: NDArray[np.int64]) -> list[dict[str, float]]:
         """Every objective but the error of each genome, by column name; energy and size always among them."""
         batch = Batch(genomes, self._session.costs, np.zeros(len(genomes)))
         columns = {"energy_joule": batch.cost("energy"), "size_bytes": batch.cost("size")}
@@ -115,14 +124,23 @@ class _Search:
                 columns[column_name(each.name, each.unit)] = each(batch)
         return [{name: float(values[row]) for name, values in columns.items()} for row in range(len(genomes))]
 
-    def _evaluations(self) -> tuple[Evaluation, ...]:
+    def counted(self) -> Doubles:
+        """Objectives of every measured network in order, ``(n, objectives)``; infinite where it is not feasible."""
+        genomes, errors = np.array(self._genomes), np.array([measured.error for *_, measured in self._log])
+        if not len(errors):
+            return np.zeros((0, len(self._problem.objectives)))
+        values, violations = self._problem.values(genomes, errors)
+        return np.where((violations <= 0).all(axis=1, keepdims=True), values, np.inf)
+
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Every measured network, in order."""
         if not self._log:
             return ()
         genomes = np.array(self._genomes)
-        values, violations = self._problem.values(genomes, np.array([measured.error for *_, measured in self._log]))
-        worst = violations.max(axis=1)
-        counted = np.where((worst <= 0)[:, None], values, np.inf)
-        exact = self._exact(genomes)
+        errors = np.array([measured.error for *_, measured in self._log])
+        worst = self._problem.values(genomes, errors)[1].max(axis=1)
+        volumes = growth(self.counted(), self.reference)
+        exact = self.exact(genomes)
         return tuple(
             Evaluation(
                 number=row + 1,
@@ -134,19 +152,19 @@ class _Search:
                 distance=measured.distance,
                 objectives=exact[row],
                 violation=float(worst[row]),
-                hypervolume=hypervolume(counted[: row + 1], self._reference),
+                hypervolume=volumes[row],
                 genome=tuple(genomes[row].tolist()),
             )
             for row, (stage, number, predicted, measured) in enumerate(self._log)
         )
 
-    def _finish(self, ledger: Ledger, evaluations: tuple[Evaluation, ...]) -> Outcome:
+    def finish(self, ledger: Ledger) -> Outcome:
         """Write every point of the front to a file and measure the decoded file on the test split."""
-        session = self._session
-        front = self._front(ledger)
+        session, evaluations = self._session, self.evaluations()
+        front = self.front(ledger)
         genomes, errors = ledger.genomes[front], ledger.errors[front].tolist()
         networks = session.networks(genomes)
-        names = [_content_name(*network) for network in networks]
+        names = [content_name(*network) + ".emomc" for network in networks]
         (session.folder / "points").mkdir(exist_ok=True)
         jobs = []
         for (variants, widths), name in zip(networks, names, strict=True):
@@ -155,7 +173,7 @@ class _Search:
             jobs.append(Job("finish", arguments, stored_as=(variants, "test", widths), makes=path))
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         measured = session.run_jobs(jobs, "measuring the front")
-        exact = self._exact(genomes)
+        exact = self.exact(genomes)
         points = tuple(
             FrontPoint(
                 f"p{i:02d}",
@@ -167,15 +185,13 @@ class _Search:
             )
             for i in range(len(genomes))
         )
-        predicted = [(each.predicted_error, each.error) for each in evaluations if np.isfinite(each.predicted_error)]
-        tau = rank_correlation(*np.array(predicted).T) if predicted else float("nan")
-        outcome = Outcome(points, evaluations, Measurement(**dense), tau)
+        outcome = Outcome(points, evaluations, Measurement(**dense), agreement(evaluations))
         write_front(session.folder, points)
         unmet = {} if points else {"unmet": self._unmet(ledger)}
-        write_summary(session.folder, {**self._summary(outcome), **ledger.notes, **unmet})
+        write_summary(session.folder, {**self.summary(outcome), **ledger.notes, **unmet})
         return outcome
 
-    def _front(self, ledger: Ledger) -> NDArray[np.int64]:
+    def front(self, ledger: Ledger) -> NDArray[np.int64]:
         """Rows of the ledger, by ascending error.
 
         A few hundred samples cannot tell small losses apart: of two networks with equal errors, only the cheaper
@@ -219,7 +235,8 @@ class _Search:
         visible = distance[ledger.errors > dense.error + 1.5 / dense.samples]
         return np.maximum(distance, visible.min(initial=np.inf)) if len(visible) else np.zeros_like(distance)
 
-    def _summary(self, outcome: Outcome) -> dict[str, Any]:
+    def summary(self, outcome: Outcome) -> dict[str, Any]:
+        """What the run was, for ``summary.json``."""
         session = self._session
         return {
             "task": session.task.name,
@@ -227,7 +244,7 @@ class _Search:
             "dense_test": asdict(outcome.dense),
             "dense_selection": asdict(session.dense),
             "reference": session.reference,
-            "hypervolume_reference": self._reference.tolist(),
+            "hypervolume_reference": self.reference.tolist(),
             "objectives": [each.name for each in self._problem.objectives],
             "rank_correlation": outcome.rank_correlation,
             "evaluations": len(outcome.evaluations),
@@ -237,6 +254,18 @@ class _Search:
         }
 
 
-def _content_name(variants: tuple[int, ...], activation_bits: tuple[int, ...] | None) -> str:
+def growth(counted: Doubles, reference: Doubles) -> list[float]:
+    """Hypervolume of the first network, of the first two, and so on; objectives ``(n, objectives)``."""
+    return [hypervolume(counted[: row + 1], reference) for row in range(len(counted))]
+
+
+def agreement(evaluations: Sequence[Evaluation]) -> float:
+    """Kendall's tau of predicted and measured errors; NaN where nothing was predicted."""
+    predicted = [(each.predicted_error, each.error) for each in evaluations if np.isfinite(each.predicted_error)]
+    return rank_correlation(*np.array(predicted).T) if predicted else float("nan")
+
+
+def content_name(variants: tuple[int, ...], activation_bits: tuple[int, ...] | None) -> str:
+    """A name that tells networks of one session apart."""
     numbers = np.array((*variants, *(activation_bits or ())), "<i8")
-    return hashlib.sha256(numbers.tobytes()).hexdigest()[:12] + ".emomc"
+    return hashlib.sha256(numbers.tobytes()).hexdigest()[:12]

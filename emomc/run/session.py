@@ -114,6 +114,8 @@ class Session:
             EmomcError: something does not fit together; the message says what to do.
         """
         chosen = objectives or options.objectives
+        if options.recovery is not None:
+            raise EmomcError("options.recovery: training between the stages is done by emomc.search_with_recovery.")
         names = tuple(each if isinstance(each, str) else each.name for each in chosen)
         options = replace(options, objectives=names)
         self.folder, self.options, self._progress = Path(folder), options, progress

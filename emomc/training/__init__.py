@@ -4,7 +4,7 @@ from emomc.training.coded import KeepCoded
 from emomc.training.elastic import Elastic, elastic_recipe
 from emomc.training.fakequant import RoundWeights
 from emomc.training.loop import Trained, fit
-from emomc.training.recipe import Augmentation, Budget, Recipe
+from emomc.training.recipe import Augmentation, Budget, Recipe, recovery_recipe
 from emomc.training.regime import GrowZeros, KeepZeros, Plain, Regime, zero_masks
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "Trained",
     "elastic_recipe",
     "fit",
+    "recovery_recipe",
     "zero_masks",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from emomc.errors import EmomcError
@@ -98,3 +98,12 @@ class Recipe:
     def differences(self, other: Recipe) -> list[str]:
         """Names of the fields in which two recipes differ."""
         return [field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)]
+
+
+def recovery_recipe(recipe: Recipe) -> Recipe:
+    """How a trained network goes on after it was pruned or rounded: gently, half taught by what it was before.
+
+    Args:
+        recipe: of the training that made it; batch, augmentation, precision and the like are taken from it.
+    """
+    return replace(recipe, optimizer="sgd", learning_rate=0.01, weight_decay=5e-4, warmup=0.05, distillation=0.5)

@@ -1,0 +1,372 @@
+"""A search with training between its stages: prune, train chosen pruned networks, quantize what they have become."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from emomc import coding
+from emomc.accuracy.evaluator import Evaluator, Measurement, Settings
+from emomc.compression.networkfile import load_network
+from emomc.errors import EmomcError
+from emomc.genome import BIT_WIDTH, GRANULARITY, PRUNE_RATIO, PRUNING, SHARED_VALUES, Choice, Configuration
+from emomc.problems.tasks import Task, load_task
+from emomc.run.lock import FolderLock
+from emomc.run.options import Options, Recovery, check_same_run, write_options
+from emomc.run.outcome import Evaluation, FrontPoint, write_front, write_history, write_summary
+from emomc.run.search import Outcome, Search, agreement, content_name, growth
+from emomc.run.session import Progress, Session, silent
+from emomc.run.workers import Job
+from emomc.search import SearchTask, front_of
+from emomc.search.coordinates import Coordinates
+from emomc.search.front import pick_spread
+from emomc.training import Budget, KeepZeros, fit, recovery_recipe, zero_masks
+
+Doubles = NDArray[np.float64]
+Genome = NDArray[np.int64]
+
+_PRUNING_SHARE = 0.25  # of the evaluations
+_BEARABLE = 3.0  # times the limit on the loss: what a network may lose before it is trained
+_UNROUNDED = {BIT_WIDTH: (16,), SHARED_VALUES: (0,)}
+POINTS = "points"
+
+
+def search_with_recovery(
+    folder: str | Path,
+    options: Options,
+    *,
+    task: Task | None = None,
+    progress: Progress = silent,
+    notice: Callable[[str], None] = lambda _: None,
+    **engine: Any,
+) -> Outcome:
+    """Search as the options say, with training between the stages.
+
+    A quarter of the budget goes into pruning alone. Of its front, networks that are evenly spread in cost are trained
+    with fixed zeros, taught by the dense network. The rest of the budget goes into rounding and sharing them, each
+    alone. What no other beats in the end is measured against the dense network on the test split. Every part has its
+    own folder in the run's, and repeating the call after an interruption goes on where it stopped.
+
+    Args:
+        folder: of the run.
+        options: with `Options.recovery`. Constraints count after training.
+        task: a task object in place of the one that ``options.task`` names.
+        progress: told of long work.
+        notice: told in words of networks that training does not bring within the limits.
+        engine: ``settings``, ``workers``, ``time_limit`` and ``scheduler`` of `Session`.
+
+    Raises:
+        EmomcError: the task has no training images, the budget is below two, or no network came within the limits.
+    """
+    recovery = options.recovery
+    if recovery is None:
+        raise EmomcError("options.recovery is None: say how long networks are trained, such as Recovery(minutes=10).")
+    if options.budget < 2:
+        raise EmomcError("a search with training between its stages measures two networks at least: raise the budget.")
+    path = Path(folder)
+    task = task or load_task(options.task, **options.task_options)
+    if task.training is None:
+        raise EmomcError(f"task {task.name!r} offers no training images: give it `training`, an emomc TrainingData.")
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(path)
+    try:
+        check_same_run(path, options, task.fingerprint)
+        write_options(path, options, task.fingerprint)
+        return _Recovering(path, options, recovery, task, progress, notice, engine).run()
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A network that one of the searches ends with.
+
+    Attributes:
+        values: its objectives.
+        name: of its file.
+        exact: every objective but the error, by column name.
+        configuration: its choices, the pruning of the network that was trained among them.
+    """
+
+    values: Doubles
+    error: float
+    name: str
+    exact: Mapping[str, float]
+    configuration: Configuration
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one of the searches has measured."""
+
+    stage: str
+    evaluations: tuple[Evaluation, ...]
+    counted: Doubles
+    failures: Counter[str]
+
+
+class _Recovering:
+    def __init__(
+        self,
+        folder: Path,
+        options: Options,
+        recovery: Recovery,
+        task: Task,
+        progress: Progress,
+        notice: Callable[[str], None],
+        engine: Mapping[str, Any],
+    ) -> None:
+        self._folder, self._options, self._task = folder, options, task
+        self._progress, self._notice, self._engine = progress, notice, engine
+        self._settings: Settings = engine.get("settings") or Settings()
+        self._recovery = recovery
+        self._pruning = max(1, round(options.budget * _PRUNING_SHARE))
+        self._networks = min(recovery.networks, options.budget - self._pruning)
+        self._parts: list[_Part] = []
+        self._trained: list[dict[str, Any]] = []
+
+    def run(self) -> Outcome:
+        with self._session("pruned", self._pruning_options(), self._task) as session:
+            search = Search(session)
+            ledger = search.explore()
+            self._keep("prune", search, session)
+            limit = session.dense.error + self._options.max_loss
+            candidates = []
+            for number, genome in enumerate(_spread(session, ledger.genomes[search.front(ledger)], self._networks)):
+                candidates += self._recovered(number, session, genome, limit)
+            return self._finish(session, search, limit, candidates)
+
+    @contextmanager
+    def _session(self, name: str, options: Options, task: Task) -> Iterator[Session]:
+        """A session in a folder of the run's; its search counts on from what the parts before it have measured."""
+        before = sum(len(part.evaluations) for part in self._parts)
+
+        def tell(what: str, done: int, total: int) -> None:
+            searching = what == "searching"
+            self._progress(what, done + before * searching, self._options.budget if searching else total)
+
+        with Session(self._folder / name, options, task=task, progress=tell, **self._engine) as session:
+            yield session
+
+    def _pruning_options(self) -> Options:
+        own = {name: choices for name, choices in self._options.genes.items() if name in PRUNING}
+        return replace(
+            self._options,
+            genes={**own, **_UNROUNDED},
+            constraints=(),
+            max_loss=min(1.0, self._options.max_loss * _BEARABLE),
+            budget=self._pruning,
+            minutes=self._minutes(self._pruning),
+            recovery=None,
+        )
+
+    def _rounding_options(self, number: int, max_loss: float) -> Options:
+        own = {name: choices for name, choices in self._options.genes.items() if name not in PRUNING}
+        left = self._options.budget - self._pruning
+        budget = left // self._networks + (number < left % self._networks)
+        return replace(
+            self._options,
+            genes={**own, PRUNE_RATIO: (0.0,)},
+            max_loss=max_loss,
+            budget=budget,
+            minutes=self._minutes(budget),
+            recovery=None,
+        )
+
+    def _minutes(self, budget: int) -> float | None:
+        minutes = self._options.minutes
+        return None if minutes is None else minutes * budget / self._options.budget
+
+    def _keep(self, stage: str, search: Search, session: Session) -> None:
+        failures = Counter(session.failures.values())
+        self._parts.append(_Part(stage, search.evaluations(), search.counted(), failures))
+
+    def _recovered(self, number: int, session: Session, genome: Genome, limit: float) -> list[_Candidate]:
+        """A pruned network trained, and then rounded and shared in a search of its own."""
+        (variants, widths), *_ = session.networks(genome[None])
+        name = f"recovered-{content_name(variants, widths)}"
+        folder = self._folder / name
+        folder.mkdir(exist_ok=True)
+        start = self._start(session, folder / "pruned.emomc", variants, widths)
+        trained, facts = self._train(number, start, folder / "trained.pt")
+        own = self._task
+        evaluator = Evaluator(own.module, session.network, own.splits, None, own.error, self._settings)
+        before, after = (evaluator.measure_module(module, "selection").error for module in (start, trained))
+        pruning = session.space.decode(genome).layers
+        facts = {"network": name, "error_pruned": before, "error": after, **facts}
+        self._trained.append(facts)
+        if after >= limit:
+            self._notice(
+                f"network {number + 1} of {self._networks} has an error of {100 * after:.1f} % after training, "
+                f"{100 * limit:.1f} % are allowed: it is not rounded. More training would help, or a larger max_loss."
+            )
+            return []
+        options = self._rounding_options(number, limit - after)
+        try:
+            with self._session(name, options, replace(self._task, module=trained)) as rounding:
+                return self._rounded(number, rounding, pruning)
+        except EmomcError as error:
+            if not options.constraints:
+                raise
+            self._notice(f"network {number + 1} of {self._networks} cannot meet the constraints: {error}")
+            return []
+
+    def _start(
+        self, session: Session, path: Path, variants: tuple[int, ...], widths: tuple[int, ...] | None
+    ) -> nn.Module:
+        """The dense network with the pruned weights in it."""
+        arguments = (variants, path.resolve(), self._task.header, "calibration", widths)
+        session.run_jobs(
+            [Job("finish", arguments, stored_as=(variants, "calibration", widths), makes=path)], "pruning a network"
+        )
+        pruned = load_network(coding.read_network(path), lambda: copy.deepcopy(self._task.module)).state_dict()
+        module = copy.deepcopy(self._task.module)
+        state = module.state_dict()
+        for layer in session.network.layers:
+            state[layer.weight].copy_(pruned[layer.weight])
+        return module
+
+    def _train(self, number: int, start: nn.Module, path: Path) -> tuple[nn.Module, dict[str, Any]]:
+        assert self._task.training is not None
+        what = f"training network {number + 1} of {self._networks}"
+        budget = {name: value for name, value in asdict(self._recovery).items() if name != "networks"}
+        found = fit(
+            start,
+            self._task.training.load(),
+            replace(recovery_recipe(self._task.training.recipe), seed=self._options.seed),
+            Budget(**budget),
+            regime=KeepZeros(zero_masks(start)),
+            teacher=self._task.module,
+            path=path,
+            device=self._settings.device,
+            tell=lambda _, done, total: self._progress(what, done, total),
+            notice=self._notice,
+        )
+        return found.module, {"steps": found.progress.steps, "images": found.progress.seen}
+
+    def _rounded(self, number: int, session: Session, pruning: Mapping[str, Mapping[str, Choice]]) -> list[_Candidate]:
+        """Search how one trained network is rounded and shared; its front is written to files."""
+        search = Search(session)
+        ledger = search.explore()
+        self._keep(f"network {number + 1}", search, session)
+        front = search.front(ledger)
+        genomes, errors = ledger.genomes[front], ledger.errors[front]
+        networks = session.networks(genomes)
+        names = [f"{number}-{content_name(*network)}.emomc" for network in networks]
+        (self._folder / POINTS).mkdir(exist_ok=True)
+        jobs = []
+        for (variants, widths), name in zip(networks, names, strict=True):
+            path = self._folder.resolve() / POINTS / name
+            arguments = (variants, path, self._task.header, "selection", widths)
+            jobs.append(Job("finish", arguments, stored_as=(variants, "selection", widths), makes=path))
+        session.run_jobs(jobs, "writing the front")
+        values, exact = session.problem.values(genomes, errors)[0], search.exact(genomes)
+        return [
+            _Candidate(
+                values[row],
+                float(errors[row]),
+                names[row],
+                exact[row],
+                _with(pruning, session.space.decode(genomes[row])),
+            )
+            for row in range(len(genomes))
+        ]
+
+    def _finish(self, session: Session, search: Search, limit: float, candidates: list[_Candidate]) -> Outcome:
+        """Put the fronts together, and measure what no other beats against the dense network."""
+        if not candidates:
+            raise EmomcError(
+                "no network came within the limits after training. Train longer, raise max_loss, or relax constraints, "
+                "in another folder."
+            )
+        kept = self._best(session, candidates)
+        for path in sorted({each.name for each in candidates} - {each.name for each in kept}):
+            (self._folder / POINTS / path).unlink()
+        jobs = [_measuring(self._folder.resolve() / POINTS / each.name) for each in kept]
+        dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
+        measured = session.run_jobs(jobs, "measuring the front")
+        points = tuple(
+            FrontPoint(
+                f"p{i:02d}",
+                f"{POINTS}/{each.name}",
+                Measurement(**measured[i]),
+                each.error,
+                each.exact,
+                each.configuration,
+            )
+            for i, each in enumerate(kept)
+        )
+        is_error = np.array([each.measured for each in session.problem.objectives])
+        reference = np.where(is_error, limit, search.reference)
+        evaluations = self._history(reference)
+        outcome = Outcome(points, evaluations, Measurement(**dense), agreement(evaluations))
+        write_history(self._folder, evaluations)
+        write_front(self._folder, points)
+        facts = {
+            "hypervolume_reference": reference.tolist(),
+            "failures": dict(sum((part.failures for part in self._parts), Counter())),
+            "genes": list(next(iter(points[0].configuration.layers.values()))),
+            "recovered": self._trained,
+        }
+        write_summary(self._folder, {**search.summary(outcome), **facts})
+        return outcome
+
+    def _best(self, session: Session, candidates: list[_Candidate]) -> list[_Candidate]:
+        """Those that no other beats, by ascending error, thinned to as many as are asked for."""
+        values = np.array([each.values for each in candidates])
+        front = front_of(values)
+        if len(front) > self._options.points:
+            coordinates = _coordinates(session)(values[front])
+            front = front[np.sort(pick_spread(coordinates, coordinates[:0], self._options.points))]
+        return sorted((candidates[row] for row in front.tolist()), key=lambda each: each.error)
+
+    def _history(self, reference: Doubles) -> tuple[Evaluation, ...]:
+        volumes = growth(np.concatenate([part.counted for part in self._parts]), reference)
+        rows = [(part.stage, each) for part in self._parts for each in part.evaluations]
+        return tuple(
+            replace(each, number=row + 1, stage=stage, hypervolume=volumes[row])
+            for row, (stage, each) in enumerate(rows)
+        )
+
+
+def _measuring(path: Path) -> Job:
+    """A file measured on the test split; the result is the file's, whatever it is called."""
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Job("measure_file", (path, "test"), stored_as=(content, "test"), makes=path)
+
+
+def _with(pruning: Mapping[str, Mapping[str, Choice]], found: Configuration) -> Configuration:
+    """The choices of a network that was pruned before it was trained, and rounded after."""
+    own = (PRUNE_RATIO, GRANULARITY)
+    return Configuration(
+        {
+            layer: {gene: pruning[layer][gene] for gene in own if gene in pruning[layer]}
+            | {gene: choice for gene, choice in choices.items() if gene not in own}
+            for layer, choices in found.layers.items()
+        }
+    )
+
+
+def _spread(session: Session, front: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Genomes of a front that are evenly spread in cost, dearest first."""
+    values = session.problem.values(front, np.zeros(len(front)))[0]
+    is_cost = [not each.measured for each in session.problem.objectives]
+    costs = _coordinates(session)(values)[:, is_cost].mean(axis=1)
+    wanted = costs.max() + (np.arange(count) + 0.5) / count * (costs.min() - costs.max())
+    rows = dict.fromkeys(np.abs(costs[None] - wanted[:, None]).argmin(axis=1).tolist())
+    return front[list(rows)]
+
+
+def _coordinates(session: Session) -> Coordinates:
+    dense = session.dense
+    return Coordinates.of(SearchTask(session.problem, session.sensitivities, dense.error, dense.samples))

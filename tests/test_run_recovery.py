@@ -1,0 +1,124 @@
+"""Training between the stages of a search: real prunings, trainings and searches of a few networks on digits."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import emomc
+from emomc.accuracy import Evaluator
+from emomc.report import read_run
+from emomc.run import Recovery, Session, search_with_recovery
+from emomc.search import front_of
+from tests.test_cli import good, refused
+
+GENES = {"prune_ratio": (0.0, 0.5, 0.8), "bit_width": (8, 4), "shared_values": (0,)}
+OPTIONS = emomc.Options("digits", method="magnitude", genes=GENES, budget=16, recovery=Recovery(2, steps=30))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recovery") / "run"
+    search_with_recovery(folder, OPTIONS, workers=1)
+    return folder
+
+
+def test_files_hold_what_was_pruned_trained_and_rounded(run: Path) -> None:
+    found = read_run(run)
+    assert found.points
+    assert {path.name for path in (run / "points").iterdir()} == {Path(point.file).name for point in found.points}
+    weights = [torch.load(path, weights_only=True)["state_dict"] for path in run.glob("recovered-*/trained.pt")]
+    assert len(weights) == 2
+    for point in found.points:
+        state = emomc.load(run / point.file).state_dict()
+        names = [f"{layer}.weight" for layer in point.genes]
+        zeros = {name: float((state[name] == 0).float().mean()) for name in names}
+        for (layer, genes), share in zip(point.genes.items(), zeros.values(), strict=True):
+            assert share >= float(genes["prune_ratio"]) - 0.06, layer
+            assert genes["bit_width"] in ("8", "4")
+        kept = [all(not bool(state[name][each[name] == 0].any()) for name in names) for each in weights]
+        assert any(kept)  # the zeros of the network that was trained
+
+
+def test_the_front_is_measured_against_the_dense_network_and_no_point_beats_another(run: Path) -> None:
+    found, task = read_run(run), emomc.load_task("digits")
+    network = emomc.trace(task.module, task.example_input)
+    evaluator = Evaluator(task.module, network, task.splits, None, task.error)
+    for point in found.points:
+        measured = evaluator.measure_module(emomc.load(run / point.file), "test")
+        assert (point.error, point.loss) == (measured.error, measured.difference)
+        assert point.costs["size_bytes"] == (run / point.file).stat().st_size
+    values = np.array([[point.selection_error, *point.costs.values()] for point in found.points])
+    assert len(front_of(values)) == len(values)
+    limit = found.dense_selection_error + OPTIONS.max_loss
+    assert values[:, 0].max() <= limit
+
+
+def test_the_history_runs_through_all_parts(run: Path) -> None:
+    history = read_run(run).history
+    assert [each.number for each in history] == list(range(1, len(history) + 1))
+    assert [each.stage for each in history] == ["prune"] * 4 + ["network 1"] * 6 + ["network 2"] * 6
+    volumes = [each.hypervolume for each in history]
+    assert volumes == sorted(volumes)
+    assert volumes[-1] > volumes[3]  # rounding adds to what pruning alone reaches
+
+
+def test_repeating_measures_nothing_and_a_killed_one_ends_alike(run: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    stores = {path: path.stat().st_size for path in run.glob("*/store.sqlite")}
+    search_with_recovery(run, OPTIONS, workers=1)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    assert {path: path.stat().st_size for path in stores} == stores
+
+    def interrupt(what: str, done: int, _: int) -> None:
+        if what.startswith("training network 2") and done > 300:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_with_recovery(tmp_path, OPTIONS, workers=1, progress=interrupt)
+    assert not (tmp_path / "front.csv").exists()
+    search_with_recovery(tmp_path, OPTIONS, workers=1)
+    for name in ("front.csv", "history.csv", "summary.json"):
+        assert (tmp_path / name).read_bytes() == before[name]
+
+
+def test_what_cannot_be_done_is_said(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(emomc.EmomcError, match="Recovery"):
+        search_with_recovery(tmp_path, replace(OPTIONS, recovery=None))
+    with pytest.raises(emomc.EmomcError, match="two networks at least"):
+        search_with_recovery(tmp_path, replace(OPTIONS, budget=1))
+    with pytest.raises(emomc.EmomcError, match="search_with_recovery"):
+        Session(tmp_path, OPTIONS)
+    with pytest.raises(emomc.EmomcError, match="holds a run with recovery"):
+        Session(run, replace(OPTIONS, recovery=None), workers=1)
+    task = replace(emomc.load_task("digits"), training=None)
+    with pytest.raises(emomc.EmomcError, match="no training images"):
+        search_with_recovery(tmp_path, OPTIONS, task=task)
+
+
+def test_networks_that_stay_outside_the_limits_are_named(tmp_path: Path) -> None:
+    told: list[str] = []
+    pruned_hard = {**GENES, "prune_ratio": (0.95,)}
+    options = replace(
+        OPTIONS, genes=pruned_hard, max_loss=0.3, recovery=Recovery(1, steps=1), constraints=("size<=1kB",)
+    )
+    with pytest.raises(emomc.EmomcError, match="Train longer"):
+        search_with_recovery(tmp_path, options, workers=1, notice=told.append)
+    assert len(told) == 1
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    search = ["search", "digits", "--workers", "1", "--method", "magnitude", "--gene", "prune_ratio=0.5,0.8"]
+    search += ["--gene", "bit_width=8,4", "--gene", "shared_values=0", "--run", tmp_path / "run"]
+    told = good(*search, "--budget", "8", "--recover", "60steps", "--recover-networks", "1")
+    assert "on the front of 8 measured" in told
+    with (tmp_path / "run" / "front.csv").open() as stream:
+        assert all(row["linear.prune_ratio"] in ("0.5", "0.8") for row in csv.DictReader(stream))
+    assert "5epochs" in refused(*search, "--recover", "4")
+    assert "5epochs" in refused(*search, "--recover", "1.5steps")
+    assert "--recover" in refused(*search, "--recover-networks", "2")
