@@ -5,7 +5,7 @@
 So that 2,000 evaluations fit into half an hour of one core, a network is measured on 256 selection images, with one
 strength of statistics correction on 64 images. All methods share one session, so that no network is measured twice.
 Of thousands of networks measured on few images, the luckiest look best. So the front that each method ends with is
-measured again on 2,000 validation images that no method has seen. So are all networks that emomc measured with the
+measured again on 1,000 validation images that no method has seen. So are all networks that emomc measured with the
 first seed: they tell how well predictions, distances and the counts on 256 images themselves rank networks.
 Killing it and repeating the command continues it. Results go to benchmarks/results/search_resnet20.json; methods that
 are not run again stay there.
@@ -36,6 +36,7 @@ Doubles = NDArray[np.float64]
 NAME = "search_resnet20"
 TASK = "cifar10-resnet20"
 IMAGES = 256
+UNSEEN = 1000
 SETTINGS = emomc.Settings(strengths=(1.0,), calibration=64)
 BUDGET = 100
 SHOWN = (40, 100, 500, 1000, 2000)
@@ -46,10 +47,14 @@ def open_session(folder: Path, data: str | None) -> emomc.Session:
     """The problem, and one store for all methods."""
     options = emomc.Options(TASK, {"data": data} if data else {}, dataflows=("X:Y",), method="obs")
     task = emomc.load_task(TASK, **options.task_options)
-    selection = task.splits.selection
-    few = emomc.Split(selection.stored[:IMAGES], selection.targets[:IMAGES], selection.normalisation)
-    task = replace(task, splits=replace(task.splits, selection=few))
+    few = {"selection": first(task.splits.selection, IMAGES), "validation": first(task.splits.validation, UNSEEN)}
+    task = replace(task, splits=replace(task.splits, **few))
     return emomc.Session(folder, options, task=task, settings=SETTINGS, workers=1)
+
+
+def first(split: emomc.Split, count: int) -> emomc.Split:
+    """The first images of a split."""
+    return emomc.Split(split.stored[:count], split.targets[:count], split.normalisation)
 
 
 def measured(session: emomc.Session, task: SearchTask, method: str, budget: int, seed: int) -> Trace:
