@@ -9,7 +9,7 @@ the 10,000 test images, once: of those made in one go the largest within the lim
 any; of the trained ones the largest, whatever validation says.
 
     python -m benchmarks.vgg16_cifar10 --data FOLDER
-    python -m benchmarks.vgg16_cifar10 --data FOLDER --levels 1.0 --minutes 75
+    python -m benchmarks.vgg16_cifar10 --data FOLDER --levels 0.3 0.4 1.0 --train 1.0 --minutes 95
 
 Killing it and repeating the command continues it. Results go to benchmarks/results/vgg16_cifar10.json and .png.
 """

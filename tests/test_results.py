@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import emomc
 from emomc.benchmarks.curves import STEPS
+from emomc.benchmarks.headline.costs import SIZES, TARGETS
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 ONE_SHOT = sorted(RESULTS.glob("one_shot_*.csv"))
@@ -94,3 +97,17 @@ def test_elastic_training_gains_a_quarter_within_half_an_hour_and_more_than_trai
             name: gains[name] / found[name]["processor_seconds"] for name in ("elastic", "brief", "finetuned")
         }
         assert per_second["finetuned"] < min(per_second["elastic"], per_second["brief"]), (split, per_second)
+
+
+def test_the_file_of_vgg16_meets_every_cost_target_and_holds_what_the_results_say() -> None:
+    points = json.loads((RESULTS / "vgg16_cifar10.json").read_text())["points"]
+    (point,) = [each for each in points if each["kind"] == "trained"]
+    assert all(point["ratios"][name] >= target for name, target in {**TARGETS, **SIZES}.items())
+    path = RESULTS / "vgg16_cifar10_level1.emomc"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == point["sha256"]
+    state = emomc.load(path).state_dict()
+    for layer, keep in point["keep"].items():
+        weight = state[f"{layer}.weight"]
+        assert float((weight != 0).double().mean()) == pytest.approx(keep, abs=1e-9)
+        assert all(len(row.unique()) < 2 ** point["bits"][layer] for row in weight.flatten(1)[:4])
+    assert 4 * sum(t.numel() for t in state.values() if t.is_floating_point()) > 50 * path.stat().st_size

@@ -28,15 +28,18 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder with cifar10/ and checkpoints/; else EMOMC_DATA")
     parser.add_argument("--runs", type=Path, default=Path("runs") / name, help="folder of the run")
-    parser.add_argument("--minutes", type=float, default=0.0, help="of training for each level")
     parser.add_argument("--levels", type=float, nargs="+", default=LEVELS, help="shares of the targets")
+    parser.add_argument("--minutes", type=float, default=0.0, help="of training for each level that is trained")
+    parser.add_argument("--train", type=float, nargs="+", metavar="LEVEL", help="train these levels alone")
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     task = load_task(task_name, **({"data": arguments.data} if arguments.data else {}))
     levels = Levels(task, arguments.runs, arguments.minutes)
     points: list[dict[str, Any]] = []
-    for kind in ("one-shot", "trained") if arguments.minutes else ("one-shot",):
-        found = [levels.level(level, kind) for level in arguments.levels]
+    trained = (arguments.train or arguments.levels) if arguments.minutes else []
+    wanted = {"one-shot": arguments.levels, "trained": trained}
+    for kind, shares in wanted.items():
+        found = [levels.level(level, kind) for level in shares]
         points += [levels.test(point) if i == tested(kind, found) else point for i, point in enumerate(found)]
         path = write_results(
             name, {"recipe": repr(RECIPE), "table": table(points, paper).splitlines(), "points": points}
