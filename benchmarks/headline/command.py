@@ -52,11 +52,11 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
 def tested(kind: str, points: list[dict[str, Any]]) -> int:
     """Which level sees the test images, or -1.
 
-    Of the levels made in one go the last within the limit on validation images. Of the trained ones the last, whatever
-    validation says: some dense checkpoints have memorised the validation images, so that a loss there is too large, and
-    a rule that is fixed beforehand selects nothing.
+    Of the levels made in one go the last that validation images cannot tell from the limit, by a standard error. Of the
+    trained ones the last, whatever validation says: some dense checkpoints have memorised the validation images, so
+    that a loss there is too large, and a rule that is fixed beforehand selects nothing.
     """
     if kind == "trained":
         return len(points) - 1
-    within = [point["validation"]["loss"] <= LIMIT for point in points]
+    within = [each["loss"] - each["standard_error"] <= LIMIT for each in (point["validation"] for point in points)]
     return max((i for i, good in enumerate(within) if good), default=-1)
