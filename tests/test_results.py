@@ -82,6 +82,17 @@ def test_the_search_finds_nearly_all_of_known_fronts() -> None:
         assert max(qualities, key=lambda method: qualities[method]) == "emomc"
 
 
+def test_a_twentieth_of_the_networks_suffices_on_resnet20() -> None:
+    """100 networks against 2,000 of unseeded NSGA-II, and against 100 of every other method."""
+    found = json.loads((RESULTS / "search_resnet20.json").read_text())
+    for name in ("plain", "ratios"):
+        curves = found[name]["curves"]
+        assert len(curves["emomc"]) == 5
+        ours = mean_quality(curves["emomc"], 100)
+        assert ours > mean_quality(curves["unseeded NSGA-II"], 2000)
+        assert ours > max(mean_quality(others, 100) for method, others in curves.items() if method != "emomc")
+
+
 ELASTIC = RESULTS / "elastic.json"
 
 
