@@ -5,7 +5,7 @@ original network, and of those that elastic training has made of it, in full and
 the original dense network: loss in points, and bytes of files. Their quality is the hypervolume in the box from no loss
 to `WORST` points and from the smallest to the largest file of the original network, sizes by ratio; the gain is the
 share of what the original front leaves of the box that training adds to it. For comparison `emomc.finetune` trains each
-of the ten files on alone; the brief elastic training is what gains as much.
+of the ten files on alone; the brief elastic training is set beside that.
 
     python -m benchmarks.elastic --run runs/elastic
 

@@ -96,6 +96,12 @@ def test_what_cannot_be_done_is_said(run: Path, tmp_path: Path) -> None:
         Session(tmp_path, OPTIONS)
     with pytest.raises(emomc.EmomcError, match="holds a run with recovery"):
         Session(run, replace(OPTIONS, recovery=None), workers=1)
+    for wrong in (Recovery(2), Recovery(2, steps=3, epochs=1.0)):
+        with pytest.raises(emomc.EmomcError, match="exactly one"):
+            search_with_recovery(tmp_path / "new", replace(OPTIONS, recovery=wrong))
+    with pytest.raises(emomc.EmomcError, match="at least one network"):
+        search_with_recovery(tmp_path / "new", replace(OPTIONS, recovery=Recovery(0, steps=3)))
+    assert not (tmp_path / "new").exists()
     task = replace(emomc.load_task("digits"), training=None)
     with pytest.raises(emomc.EmomcError, match="no training images"):
         search_with_recovery(tmp_path, OPTIONS, task=task)
@@ -110,6 +116,12 @@ def test_networks_that_stay_outside_the_limits_are_named(tmp_path: Path) -> None
     with pytest.raises(emomc.EmomcError, match="Train longer"):
         search_with_recovery(tmp_path, options, workers=1, notice=told.append)
     assert len(told) == 1
+
+
+def test_pruning_that_nothing_survives_is_said(tmp_path: Path) -> None:
+    options = replace(OPTIONS, genes={**GENES, "prune_ratio": (0.95,)}, max_loss=0.001)
+    with pytest.raises(emomc.EmomcError, match="before training"):
+        search_with_recovery(tmp_path, options, workers=1)
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

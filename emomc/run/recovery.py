@@ -73,6 +73,9 @@ def search_with_recovery(
         raise EmomcError("options.recovery is None: say how long networks are trained, such as Recovery(minutes=10).")
     if options.budget < 2:
         raise EmomcError("a search with training between its stages measures two networks at least: raise the budget.")
+    if recovery.networks < 1:
+        raise EmomcError(f"{recovery}: at least one network is trained.")
+    _budget(recovery)
     path = Path(folder)
     task = task or load_task(options.task, **options.task_options)
     if task.training is None:
@@ -93,6 +96,7 @@ class _Candidate:
 
     Attributes:
         values: its objectives.
+        error: on the selection split.
         name: of its file.
         exact: every objective but the error, by column name.
         configuration: its choices, the pruning of the network that was trained among them.
@@ -141,8 +145,15 @@ class _Recovering:
             ledger = search.explore()
             self._keep("prune", search, session)
             limit = session.dense.error + self._options.max_loss
+            front = ledger.genomes[search.front(ledger)]
+            if not len(front):
+                most = 100 * session.problem.constraints[0].limit
+                raise EmomcError(
+                    f"no pruned network was within an error of {most:.1f} % before training. "
+                    "Raise max_loss, or offer smaller prune ratios, in another folder."
+                )
             candidates = []
-            for number, genome in enumerate(_spread(session, ledger.genomes[search.front(ledger)], self._networks)):
+            for number, genome in enumerate(_spread(session, front, self._networks)):
                 candidates += self._recovered(number, session, genome, limit)
             return self._finish(session, search, limit, candidates)
 
@@ -239,12 +250,11 @@ class _Recovering:
     def _train(self, number: int, start: nn.Module, path: Path) -> tuple[nn.Module, dict[str, Any]]:
         assert self._task.training is not None
         what = f"training network {number + 1} of {self._networks}"
-        budget = {name: value for name, value in asdict(self._recovery).items() if name != "networks"}
         found = fit(
             start,
             self._task.training.load(),
             replace(recovery_recipe(self._task.training.recipe), seed=self._options.seed),
-            Budget(**budget),
+            _budget(self._recovery),
             regime=KeepZeros(zero_masks(start)),
             teacher=self._task.module,
             path=path,
@@ -260,6 +270,9 @@ class _Recovering:
         ledger = search.explore()
         self._keep(f"network {number + 1}", search, session)
         front = search.front(ledger)
+        if not len(front):
+            self._notice(f"network {number + 1} of {self._networks}: nothing that was measured met the limits.")
+            return []
         genomes, errors = ledger.genomes[front], ledger.errors[front]
         networks = session.networks(genomes)
         names = [f"{number}-{content_name(*network)}.emomc" for network in networks]
@@ -290,8 +303,8 @@ class _Recovering:
                 "in another folder."
             )
         kept = self._best(session, candidates)
-        for path in sorted({each.name for each in candidates} - {each.name for each in kept}):
-            (self._folder / POINTS / path).unlink()
+        for name in sorted({each.name for each in candidates} - {each.name for each in kept}):
+            (self._folder / POINTS / name).unlink()
         jobs = [_measuring(self._folder.resolve() / POINTS / each.name) for each in kept]
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         measured = session.run_jobs(jobs, "measuring the front")
@@ -337,6 +350,11 @@ class _Recovering:
             replace(each, number=row + 1, stage=stage, hypervolume=volumes[row])
             for row, (stage, each) in enumerate(rows)
         )
+
+
+def _budget(recovery: Recovery) -> Budget:
+    """How long each network is trained; refused where not exactly one limit is given."""
+    return Budget(**{name: value for name, value in asdict(recovery).items() if name != "networks"})
 
 
 def _measuring(path: Path) -> Job:
