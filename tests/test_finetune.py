@@ -18,7 +18,7 @@ from emomc.coding import CodedTensor, read_network
 from emomc.compression.activations import ActivationGrid, InputQuantizer
 from emomc.errors import EmomcError
 from emomc.export import Compressor, finetune, finetune_recipe, load, measure_file
-from emomc.export.fitting import Trained, fit_size, harm_of_going_back
+from emomc.export.fitting import Trained, derivatives, fit_size
 from emomc.network import trace
 from emomc.problems.tasks import Task, load_task
 from emomc.training import Budget, KeepCoded, Recipe
@@ -54,9 +54,8 @@ def test_a_point_gets_better_at_the_same_size(task: Task, small: Path, tmp_path:
         assert np.array_equal(old.scale, new.scale)
         assert old.bit_width == new.bit_width
         moved += int((old.integers != new.integers).sum())
-        if name.startswith("residual"):  # whoever shared a value shares one still
-            pairs = set(zip(old.integers.ravel().tolist(), new.integers.ravel().tolist(), strict=True))
-            assert len(pairs) == len(np.unique(old.integers)) <= 5
+        if name.startswith("residual"):  # a codebook gets no more entries
+            assert len(np.unique(new.integers)) <= len(np.unique(old.integers)) <= 5
     assert moved > 0
     assert found.training_loss[1] < 0.8 * found.training_loss[0]
     assert found.after.loss < found.before.loss
@@ -125,7 +124,8 @@ def trained(rng: np.random.Generator, moved: float, shape: tuple[int, int], *, s
     new = np.clip(old + (old != 0) * np.rint(rng.normal(0, moved, shape)), -7, 7).astype(np.int8)
     new[(new == 0) & (old != 0)] = 1
     before, after = CodedTensor(old, scale, 4), CodedTensor(new, scale, 4)
-    return Trained(before, coding.encode_tensor(before), after, rng.normal(0.3, 1.0, shape))
+    slope, curvature = rng.normal(0, 1, shape), rng.exponential(1, shape)
+    return Trained(before, coding.encode_tensor(before), after, slope, curvature)
 
 
 @settings(max_examples=30, deadline=None)
@@ -138,8 +138,9 @@ def test_trained_weights_fit_where_the_old_ones_were(seed: int, moved: float) ->
     for name, layer in layers.items():
         found = coding.decode_tensor(blobs[name], (4, 50)).integers
         old, new = layer.old.integers, layer.new.integers
-        assert ((found == old) | (found == new)).all()
-        assert name != "c" or (found == old).all() or (found == new).all()  # values that are shared move together
+        assert np.array_equal(found == 0, old == 0)
+        assert np.isin(found, old if (found == old).all() else new).all() or name != "c"  # a codebook gets no values
+        assert np.isin(found, np.concatenate([old, new])).all()
 
 
 def test_what_fits_stays_as_it_was_trained() -> None:
@@ -149,54 +150,63 @@ def test_what_fits_stays_as_it_was_trained() -> None:
     assert np.array_equal(coding.decode_tensor(blob, (4, 50)).integers, layer.new.integers)
 
 
-def test_what_goes_back_does_little_harm_for_its_bits() -> None:
-    """Of changes that cost the same, those with the least harm go back, and not more of them than it takes."""
+def test_what_moves_does_little_harm_for_its_bits() -> None:
+    """Of moves that save the same, those with the least harm are made, and not more of them than it takes."""
     old = np.ones((4, 500), np.int8)
     old[:, ::5] = 2
     new = old.copy()
     new[:, 1:200:5] = 2  # frequent to rare: each costs bits
-    harm = np.random.default_rng(0).uniform(1, 2, old.shape)
+    curvature = np.random.default_rng(0).uniform(1, 2, old.shape)
     before, after = (CodedTensor(each, np.full(4, 0.5, np.float16), 4) for each in (old, new))
     roomy = coding.encode_tensor(before) + bytes(20)
-    (blob,) = fit_size({"a": Trained(before, roomy, after, harm)}).values()
+    (blob,) = fit_size({"a": Trained(before, roomy, after, np.zeros(old.shape), curvature)}).values()
     assert len(blob) <= len(roomy) < len(coding.encode_tensor(after))
     found = coding.decode_tensor(blob, old.shape).integers
-    back, kept = (new != old) & (found == old), (new != old) & (found == new)
-    assert back.any()
+    moved, kept = (new == 2) & (found == 1), (new == 2) & (found == 2)
+    assert moved.any()
     assert kept.any()
-    assert harm[back].max() <= harm[kept].min()
+    assert curvature[moved].max() <= curvature[kept].min()
+    assert np.array_equal(found[new == 1], new[new == 1])  # to the rare value: costs bits
 
 
-def test_harm_is_what_the_loss_grows_by() -> None:
-    """For small changes the first order is exact; the second is never negative."""
+def test_a_weight_without_a_cheaper_neighbour_may_go_back() -> None:
+    old = np.ones((2, 300), np.int8)
+    old[:, ::3] = -3
+    new = old.copy()
+    new[0, 1] = -1  # between its neighbours no value is rarer; both cost less
+    curvature = np.ones(old.shape)
+    before, after = (CodedTensor(each, np.full(2, 0.5, np.float16), 4) for each in (old, new))
+    layer = Trained(before, coding.encode_tensor(before), after, np.zeros(old.shape), curvature)
+    codes, harm = layer.options()
+    assert np.array_equal(coding.decode_tensor(codes[-2], old.shape).integers == new, new != -1)
+    assert harm[-1] == pytest.approx(0.5 * (2 * 0.5) ** 2)  # back to 1, two steps of 0.5
+
+
+def test_derivatives_are_those_of_the_loss() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     images = Split(torch.rand(90, 3, 2, 2), torch.arange(90) % 3)
-    changes = {"1.weight": 1e-2 * torch.randn(3, 12)}
-    harm = harm_of_going_back(module, changes, images)["1.weight"]
+    slope, curvature = derivatives(module, ["1.weight"], images)["1.weight"]
+    weight = module.get_parameter("1.weight").requires_grad_(False)
 
     def loss() -> float:
-        return float(nn.functional.cross_entropy(module(images.inputs), images.targets))
+        return float(nn.functional.cross_entropy(module(images.inputs).detach(), images.targets))
 
-    weight, before = module.get_parameter("1.weight").data, loss()
+    before = loss()
     for at in ((0, 0), (1, 5), (2, 11)):
-        weight[at] += changes["1.weight"][at]
-        assert loss() - before == pytest.approx(harm[at], rel=0.05, abs=1e-6)
-        weight[at] -= changes["1.weight"][at]
-    there, back = (
-        harm_of_going_back(module, {"1.weight": torch.full((3, 12), size)}, images)["1.weight"]
-        for size in (10.0, -10.0)
-    )
-    assert (there + back > 0).all()
+        weight[at] += 1e-2
+        assert loss() - before == pytest.approx(1e-2 * slope[at], rel=0.05, abs=1e-5)
+        weight[at] -= 1e-2
+    assert (curvature > 0).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_training_is_not_undone_by_keeping_the_size(task: Task, small: Path, tmp_path: Path, seed: int) -> None:
-    """Eight epochs bring a network from 1.3 nats to well below half of that, in a file that is not larger."""
+    """Eight epochs bring a network of more than a nat to a quarter of that, in a file that is not larger."""
     recipe = replace(finetune_recipe(task), seed=seed)
     found = finetune(small, tmp_path / "tuned.emomc", task, Budget(epochs=8), recipe=recipe)
     assert found.size_after <= found.size_before
-    assert found.training_loss[1] < 0.4 * found.training_loss[0]
+    assert found.training_loss[1] < 0.25 * found.training_loss[0]
 
 
 def test_batch_norms_are_trained_as_scale_and_shift() -> None:

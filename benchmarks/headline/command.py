@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emomc.benchmarks.environment import RESULTS, write_results
-from emomc.benchmarks.headline.levels import RECIPE, Levels
+from emomc.benchmarks.headline.levels import RECIPE, Levels, polish_recipe
 from emomc.benchmarks.headline.shown import figure, table
 from emomc.problems.tasks import load_task
 
@@ -31,19 +31,21 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
     parser.add_argument("--levels", type=float, nargs="+", default=LEVELS, help="shares of the targets")
     parser.add_argument("--minutes", type=float, default=0.0, help="of training for each level that is trained")
     parser.add_argument("--train", type=float, nargs="+", metavar="LEVEL", help="train these levels alone")
+    parser.add_argument(
+        "--polish", type=int, default=0, metavar="STEPS", help="of training the file of the last trained level on"
+    )
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     task = load_task(task_name, **({"data": arguments.data} if arguments.data else {}))
-    levels = Levels(task, arguments.runs, arguments.minutes)
+    levels = Levels(task, arguments.runs, arguments.minutes, arguments.polish)
     points: list[dict[str, Any]] = []
     trained = (arguments.train or arguments.levels) if arguments.minutes else []
-    wanted = {"one-shot": arguments.levels, "trained": trained}
+    wanted = {"one-shot": arguments.levels, "trained": trained, "polished": trained[-1:] if arguments.polish else []}
     for kind, shares in wanted.items():
         found = [levels.level(level, kind) for level in shares]
         points += [levels.test(point) if i == tested(kind, found) else point for i, point in enumerate(found)]
-        path = write_results(
-            name, {"recipe": repr(RECIPE), "table": table(points, paper).splitlines(), "points": points}
-        )
+        facts = {"recipe": repr(RECIPE), "polish": repr(polish_recipe(task)), "points": points}
+        path = write_results(name, {**facts, "table": table(points, paper).splitlines()})
         figure(points, paper, RESULTS / f"{name}.png")
         print(table(points, paper), flush=True)
     print(path)
@@ -56,7 +58,7 @@ def tested(kind: str, points: list[dict[str, Any]]) -> int:
     trained ones the last, whatever validation says: some dense checkpoints have memorised the validation images, so
     that a loss there is too large, and a rule that is fixed beforehand selects nothing.
     """
-    if kind == "trained":
+    if kind != "one-shot":
         return len(points) - 1
     within = [each["loss"] - each["standard_error"] <= LIMIT for each in (point["validation"] for point in points)]
     return max((i for i, good in enumerate(within) if good), default=-1)

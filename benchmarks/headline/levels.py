@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from emomc.coding.tensor import CodedTensor
 from emomc.compression.glue import make_storable
 from emomc.compression.networkfile import load_network, save_network
 from emomc.compression.quantization import largest_level
+from emomc.export import finetune, finetune_recipe
 from emomc.network import Network, trace
 from emomc.problems.tasks import Task
 from emomc.training import Augmentation, Budget, Recipe, RoundWeights, fit
+from emomc.training.checkpoint import Progress
 from emomc.training.fakequant import round_to_grid
 
 RECIPE = Recipe(
@@ -36,11 +39,17 @@ RECIPE = Recipe(
 )
 
 
+def polish_recipe(task: Task) -> Recipe:
+    """How a file is trained on: as `finetune` does unless told otherwise, in batches twice as large."""
+    return replace(finetune_recipe(task), learning_rate=0.01, batch=128)
+
+
 class Levels:
     """All levels of one run folder: Gram matrices, paths and probes are made or read when it is opened."""
 
-    def __init__(self, task: Task, folder: Path, minutes: float) -> None:
-        self.task, self.folder, self.minutes = task, folder, minutes
+    def __init__(self, task: Task, folder: Path, minutes: float, polish: int) -> None:
+        """Levels whose training takes so many minutes, and whose polish so many steps."""
+        self.task, self.folder, self.minutes, self.polish = task, folder, minutes, polish
         self.network = trace(task.module, task.example_input)
         self.costs = Costs(task, self.network)
         self.pruned = paths(task, self.network, folder)
@@ -48,11 +57,11 @@ class Levels:
         self.trained: nn.Module | None = None
 
     def level(self, level: float, kind: str) -> dict[str, Any]:
-        """One level, one-shot or trained: written, decoded and measured on validation images, or read."""
+        """One level, one-shot, trained or polished: written, decoded and measured on validation images, or read."""
         name = f"{kind}-{level:g}"
         path, done = self.folder / f"{name}.emomc", self.folder / f"{name}.json"
-        chosen = choose(self.losses, self.costs, level).tolist()
-        extra = self._one_shot(chosen, path) if kind == "one-shot" else self._train(level, chosen, path)
+        make = {"one-shot": self._one_shot, "trained": self._train, "polished": self._polish}[kind]
+        extra = make(level, path)
         if not done.exists():
             measured = {"validation": measure(self.task, self.network, path, "validation")}
             found = {"kind": kind, "level": level, **extra, **measured, **facts(self.network, self.costs, path)}
@@ -68,18 +77,21 @@ class Levels:
             (self.folder / f"{name}.json").write_text(json.dumps(point))
         return point
 
-    def _one_shot(self, chosen: Sequence[int], path: Path) -> dict[str, Any]:
+    def _chosen(self, level: float) -> list[int]:
+        return choose(self.losses, self.costs, level).tolist()  # type: ignore[no-any-return]
+
+    def _one_shot(self, level: float, path: Path) -> dict[str, Any]:
         if not path.exists():
-            bits = self.costs.bits
+            bits, chosen = self.costs.bits, self._chosen(level)
             blobs = rounded_in_one_go(self.task, self.network, self.folder, self.pruned, chosen, bits)
             coded = Coded([blobs[layer.name] for layer in self.network.layers])
             evaluator = Evaluator(self.task.module, self.network, self.task.splits, coded, self.task.error)
             evaluator.finish([0] * len(coded.blobs), path, self.task.header, "calibration")
         return {}
 
-    def _train(self, level: float, chosen: Sequence[int], path: Path) -> dict[str, Any]:
+    def _train(self, level: float, path: Path) -> dict[str, Any]:
         assert self.task.training is not None
-        layers = self.network.layers
+        layers, chosen = self.network.layers, self._chosen(level)
         start = copy.deepcopy(self.trained or self.task.module)
         if self.trained is None:
             state = start.state_dict()
@@ -106,8 +118,26 @@ class Levels:
         if not path.exists():
             blobs = rounded_in_training(trained.module, self.network, self.costs.bits)
             write(self.task, self.network, trained.module, blobs, path)
-        progress = trained.progress
-        return {"minutes": progress.seconds / 60, "steps": progress.steps, "images": progress.seen}
+        return _spent(trained.progress)
+
+    def _polish(self, level: float, path: Path) -> dict[str, Any]:
+        if path.with_suffix(".json").exists():
+            return {}
+        found = finetune(
+            self.folder / f"trained-{level:g}.emomc",
+            path,
+            self.task,
+            Budget(steps=self.polish),
+            recipe=polish_recipe(self.task),
+            checkpoint=path.with_suffix(".pt"),
+            tell=_print_progress,
+            notice=print,
+        )
+        return _spent(found.progress)
+
+
+def _spent(progress: Progress) -> dict[str, Any]:
+    return {"minutes": progress.seconds / 60, "steps": progress.steps, "images": progress.seen}
 
 
 def prune_further(module: nn.Module, network: Network, ratios: Mapping[str, float]) -> None:

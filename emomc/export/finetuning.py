@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -20,7 +18,7 @@ from emomc.coding import CodedTensor, NetworkFile, read_network
 from emomc.compression.glue import make_storable
 from emomc.compression.networkfile import load_network, read_grids, save_network
 from emomc.errors import EmomcError
-from emomc.export.fitting import Trained, fit_size, harm_of_going_back
+from emomc.export.fitting import Trained, derivatives, fit_size
 from emomc.export.loading import builder, check_header
 from emomc.network import Network, trace
 from emomc.problems.tasks import Task
@@ -143,15 +141,18 @@ def finetune(
     )
     tell("writing", 0, 1)
     few = Split(images.stored[:_COMPARED], images.targets[:_COMPARED], images.normalisation)
-    blobs = _fitting(network, file, trained.module, regime.coded(trained.module), few)
-    decoded = {layer.name: coding.decode_tensor(blobs[layer.name], layer.weight_shape) for layer in network.layers}
-    module = _as_stored(trained.module, network, {name: tensor.dequantize() for name, tensor in decoded.items()})
-    losses = _loss(start, few), _loss(module, few)
-    if losses[1] > losses[0]:
-        raise EmomcError(
-            f"training made the network worse on training images: {losses[0]:.4f} nats before, {losses[1]:.4f} after. "
-            "Nothing was written. Train longer, or with a lower learning rate."
-        )
+    coded = regime.coded(trained.module)
+    moved = {layer.name: coded[layer.weight] for layer in network.layers}
+    module, before = _as_stored(trained.module, network, moved), _loss(start, few)
+    _refuse_worse(before, _loss(module, few))
+    blobs = _fitting(network, file, module, moved, few)
+    module = _as_stored(
+        module,
+        network,
+        {layer.name: coding.decode_tensor(blobs[layer.name], layer.weight_shape) for layer in network.layers},
+    )
+    losses = before, _loss(module, few)
+    _refuse_worse(*losses)
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_network(path, module, network, blobs, file.header, read_grids(file, network))
@@ -172,33 +173,39 @@ def _builder(file: NetworkFile, task: Task) -> Callable[[], nn.Module]:
     return builder(file) if "graph" in file.header else lambda: copy.deepcopy(task.module)
 
 
+def _refuse_worse(before: float, after: float) -> None:
+    if not after <= before:  # NaN is worse, too
+        raise EmomcError(
+            f"training made the network worse on training images: {before:.4f} nats before, {after:.4f} after. "
+            "Nothing was written. Train longer, or with a lower learning rate."
+        )
+
+
 def _fitting(
     network: Network, file: NetworkFile, module: nn.Module, moved: Mapping[str, CodedTensor], images: Split
 ) -> dict[str, bytes]:
-    """Coded weights by layer name, together not longer than those of the file."""
-    old = {layer.name: file.tensor(layer.name, layer.weight_shape) for layer in network.layers}
-    new = {layer.name: moved[layer.weight] for layer in network.layers}
-    rounded = _as_stored(module, network, {name: tensor.dequantize() for name, tensor in new.items()})
-    changes = {
-        layer.weight: torch.from_numpy(old[layer.name].dequantize() - new[layer.name].dequantize())
-        for layer in network.layers
-    }
-    harm = harm_of_going_back(rounded, changes, images)
+    """Coded weights by layer name, together not longer than those of the file; the network has those that moved."""
+    found = derivatives(module, [layer.weight for layer in network.layers], images)
     return fit_size(
         {
-            layer.name: Trained(old[layer.name], file.blobs[layer.name], new[layer.name], harm[layer.weight])
+            layer.name: Trained(
+                file.tensor(layer.name, layer.weight_shape),
+                file.blobs[layer.name],
+                moved[layer.name],
+                *found[layer.weight],
+            )
             for layer in network.layers
         }
     )
 
 
 @torch.no_grad()
-def _as_stored(module: nn.Module, network: Network, weights: Mapping[str, NDArray[np.float32]]) -> nn.Module:
+def _as_stored(module: nn.Module, network: Network, weights: Mapping[str, CodedTensor]) -> nn.Module:
     """The network that a file with these weights, by layer name, decodes to."""
     module = copy.deepcopy(module).requires_grad_(False)
     state = module.state_dict()
     for layer in network.layers:
-        weight = torch.from_numpy(weights[layer.name])
+        weight = torch.from_numpy(weights[layer.name].dequantize())
         for key in (layer.weight, *layer.aliases):
             state[key].copy_(weight)
     make_storable(module, network)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,10 @@ from emomc.coding import CodedTensor
 from emomc.compression.whole import choose_ratios
 
 _BATCH = 64
-_LEAST_BITS = 1e-3  # of a change that is worth taking back
-_SHARES = np.concatenate([[0.0], np.geomspace(0.003, 1.0, 24)])  # of the changes of a layer that go back
+_LEAST_BITS = 1e-3  # a move to another value saves at least so much, or is none
+_SHARES = np.concatenate([[0.0], np.geomspace(0.001, 1.0, 24)])  # of the moves of a layer that are made
 Doubles = NDArray[np.float64]
+Levels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,45 +31,64 @@ class Trained:
         old: before.
         blob: the code of ``old``.
         new: after.
-        harm: what going back to ``old`` adds to the loss, weight by weight, in the shape of both.
+        slope: of the loss at ``new``, by weight and in the shape of both.
+        curvature: its second derivative there.
     """
 
     old: CodedTensor
     blob: bytes
     new: CodedTensor
-    harm: Doubles
+    slope: Doubles
+    curvature: Doubles
 
     def options(self) -> tuple[list[bytes], Doubles]:
-        """Codes with fewer and fewer of the changes, the first with all, and the harm of those that went back.
+        """Codes that get shorter, the first with all that was trained, the last that of before, and the harm of each.
 
-        What goes back first does little harm for the bits that it saves. Weights that share the entries of a codebook
-        go back together or not at all.
+        A weight may move to the next value that its layer has, or back to what it was, if that is met more often and
+        so costs fewer bits; those that do least harm for the bits that they save move first. Zeros stay zeros, and a
+        layer with a codebook gets no more values than it had.
         """
-        order = self._order()
-        harm = np.concatenate([[0.0], np.maximum(self.harm, 0).ravel()[order].cumsum()])
-        shares = self.old.scale.size == 1
-        counts = np.array([0, len(order)]) if shares else np.rint(len(order) * _SHARES).astype(np.int64)
-        counts = np.unique(counts)
-        return [self._without(order[:count]) for count in counts[:-1]] + [self.blob], harm[counts]
+        at, level, harm, bits = self._moves()
+        order = np.lexsort([at, harm / bits])
+        at, level, harm = at[order], level[order], np.concatenate([[0.0], harm[order].cumsum()])
+        counts = np.unique(np.rint(len(at) * _SHARES).astype(np.int64))
+        codes = [self._moved(at[:count], level[:count]) for count in counts]
+        undone = self._harm(np.arange(self.old.integers.size), self.old.integers.ravel().astype(np.int64)).sum()
+        return [*codes, self.blob], np.append(harm[counts], undone)
 
-    def _order(self) -> NDArray[np.intp]:
-        """Positions of changes in the flat tensor, in the order in which they go back."""
-        at = np.flatnonzero(self.old.integers != self.new.integers)
-        bits, harm = self._bits().ravel()[at], np.maximum(self.harm, 0).ravel()[at]
-        # Those that cost no bits come last: they go back only where nothing else helps.
-        return at[np.lexsort([harm / np.maximum(bits, _LEAST_BITS), bits <= _LEAST_BITS])]
+    def _moves(self) -> tuple[NDArray[np.intp], Levels, Doubles, Doubles]:
+        """The best move of each weight that has one: where, to which value, at what harm, for how many bits."""
+        new = self.new.integers.ravel().astype(np.int64)
+        at = np.flatnonzero(new)
+        levels, place, counts = np.unique(new[at], return_inverse=True, return_counts=True)
+        nearby = [levels[np.maximum(place - 1, 0)], levels[np.minimum(place + 1, len(levels) - 1)]]
+        if self.old.scale.size > 1:  # with one scale it may be a codebook, whose old values are gone
+            nearby.append(self.old.integers.ravel()[at].astype(np.int64))
+        found = np.searchsorted(levels, nearby).clip(max=len(levels) - 1)
+        met = np.where(levels[found] == nearby, counts[found], 0)
+        bits = np.log2((met + 1) / (counts[place] + 1))
+        harm = np.stack([self._harm(at, level) for level in nearby])
+        price = np.where(bits > _LEAST_BITS, harm / np.maximum(bits, _LEAST_BITS), np.inf)
+        best = price.argmin(0), np.arange(len(at))
+        useful = np.isfinite(price[best])
+        return at[useful], np.stack(nearby)[best][useful], harm[best][useful], bits[best][useful]
 
-    def _bits(self) -> Doubles:
-        """What each change costs, by how often old and new value occur after training."""
-        old, new = (each.integers.astype(np.int64) for each in (self.old, self.new))
-        lowest = min(old.min(), new.min())
-        counts = np.bincount((new - lowest).ravel(), minlength=int(old.max() - lowest) + 1) + 1
-        bits: Doubles = np.log2(counts[old - lowest] / counts[new - lowest])
-        return bits
+    def _harm(self, at: NDArray[np.intp], level: Levels) -> Doubles:
+        """What is added to the loss when weights take these values, each on its own, to second order.
 
-    def _without(self, back: NDArray[np.intp]) -> bytes:
+        What a slope promises to gain is not counted: one weight's gain uses up the others'.
+        """
+        each = self.new.integers[0].size
+        scale = self.new.scale.ravel().astype(np.float64)
+        step = scale[at // each] if scale.size > 1 else scale
+        change = (level - self.new.integers.ravel()[at]) * step
+        slope, curvature = self.slope.ravel()[at], self.curvature.ravel()[at]
+        harm: Doubles = np.maximum(slope * change, 0) + curvature * change**2 / 2
+        return harm
+
+    def _moved(self, at: NDArray[np.intp], level: Levels) -> bytes:
         integers = self.new.integers.copy().ravel()
-        integers[back] = self.old.integers.ravel()[back]
+        integers[at] = level
         shaped = integers.reshape(self.new.integers.shape)
         return coding.encode_tensor(CodedTensor(shaped, self.new.scale, self.new.bit_width))
 
@@ -76,8 +96,8 @@ class Trained:
 def fit_size(layers: Mapping[str, Trained]) -> dict[str, bytes]:
     """Codes by layer that together are not longer than before training.
 
-    Other values on the same grid may need a few bytes more. Then changes go back, those that together do least harm,
-    in whichever layers they are.
+    Other values on the same grid may need a few bytes more. Then weights move to values that cost less, those that
+    together do least harm, in whichever layers they are.
     """
     allowed = sum(len(layer.blob) for layer in layers.values())
     options = [layer.options() for layer in layers.values()]
@@ -92,29 +112,28 @@ def fit_size(layers: Mapping[str, Trained]) -> dict[str, bytes]:
     return {name: blobs[choice] for name, blobs, choice in zip(layers, codes, chosen.tolist(), strict=True)}
 
 
-def harm_of_going_back(module: nn.Module, changes: Mapping[str, torch.Tensor], images: Split) -> dict[str, Doubles]:
-    """What each weight's change adds to the mean loss on its own, to second order, weight by weight.
+def derivatives(module: nn.Module, names: Sequence[str], images: Split) -> dict[str, tuple[Doubles, Doubles]]:
+    """First and second derivatives of the mean loss by weight, the second ones of each weight on its own.
 
     The second derivative is taken from the squared gradients of batches (the empirical Fisher information).
 
     Args:
-        module: in eval mode; its parameters are those that the changes start from.
-        changes: what would be added, by parameter name.
+        module: in eval mode.
+        names: of parameters.
         images: that the loss is of.
 
     Returns:
-        Nats by parameter name, in the shapes of the changes.
+        Nats per unit and per squared unit of the weight, by parameter name, in the shapes of the parameters.
     """
-    parameters = {name: module.get_parameter(name).requires_grad_(True) for name in changes}
-    mean = {name: torch.zeros_like(change) for name, change in changes.items()}
-    squares = {name: torch.zeros_like(change) for name, change in changes.items()}
+    parameters = [module.get_parameter(name).requires_grad_(True) for name in names]
+    mean = [torch.zeros_like(each) for each in parameters]
+    squares = [torch.zeros_like(each) for each in parameters]
     for inputs, targets in images.batches(_BATCH):
         share = len(targets) / len(images)
-        loss = cross_entropy(module(inputs), targets)
-        for name, gradient in zip(changes, torch.autograd.grad(loss, list(parameters.values())), strict=True):
-            mean[name] += share * gradient
-            squares[name] += share * len(targets) * gradient.square()
+        gradients = torch.autograd.grad(cross_entropy(module(inputs), targets), parameters)
+        torch._foreach_add_(mean, gradients, alpha=share)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=share * len(targets))
     return {
-        name: (mean[name] * change + squares[name] * change.square() / 2).double().numpy()
-        for name, change in changes.items()
+        name: (first.double().numpy(), second.double().numpy())
+        for name, first, second in zip(names, mean, squares, strict=True)
     }
