@@ -6,6 +6,7 @@ READY := $(VENV)/.installed
 # Processes that share the tests, and what is passed on to a command: make test JOBS=4 ARGS="-k genome"
 JOBS  ?= 2
 ARGS  ?=
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 RECENT = import sys; sys.exit(sys.version_info < (3, 10))
 usable = $(shell $(1) -c '$(RECENT)' >/dev/null 2>&1 && echo $(1))
@@ -15,7 +16,7 @@ NO_PYTHON = emomc needs Python 3.10 or newer and found none. Install one, or nam
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types contract check clean
+.PHONY: help install demo test slow lint format types contract check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,8 +26,11 @@ install: $(READY) ## install into .venv; the other targets do so when needed
 demo: $(READY) ## search compressed networks for handwritten digits; the front goes to runs/demo
 	@$(BIN)/emomc search digits --run runs/demo $(ARGS)
 
-test: $(READY) ## run the whole test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+test: $(READY) ## run the test suite
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+slow: $(READY) ## run the tests that take long: real images, killed processes, other schedulers
+	@$(PYTEST) -m slow $(ARGS)
 
 lint: $(READY) ## check style and formatting
 	@$(BIN)/ruff check .
@@ -42,7 +46,7 @@ types: $(READY) ## check types
 contract: $(READY) ## check who may import whom
 	@$(BIN)/lint-imports --no-logo
 
-check: test lint types contract ## all that has to pass before a change is merged
+check: test slow lint types contract ## all that has to pass before a change is merged
 
 clean: ## remove .venv and everything that tools left behind; runs/ is kept
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -10,6 +10,10 @@ class EmomcError(Exception):
     """Something the caller can put right: the message says what, where, what was expected and what to do."""
 
 
+class UnattainableError(EmomcError):
+    """A limit on a cost that no network of the space meets."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> EmomcError:
     """Error for a name that is not registered, suggesting the nearest one.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymoo.core.problem import Problem
 
-from emomc.errors import EmomcError
+from emomc.errors import UnattainableError
 from emomc.problems.objectives import DEFAULT_OBJECTIVES, Batch, Constraint, Objective, evaluate_all, load_objective
 from emomc.problems.tables import CostTables
 
@@ -21,14 +21,14 @@ WORST_ERROR = 1.0  # stands for a network whose measurement failed
 
 
 def check_attainable(costs: CostTables, constraints: Sequence[Constraint]) -> None:
-    """Raise EmomcError where a limit on a cost is below what any network of the space has.
+    """Raise UnattainableError where a limit on a cost is below what any network of the space has.
 
     Costs are exact, so this is known before anything is measured.
     """
     for constraint in constraints:
         name, unit = constraint.objective.name, constraint.objective.unit
         if name in costs.tables and costs.least(name) > constraint.limit:
-            raise EmomcError(
+            raise UnattainableError(
                 f"{name}<={constraint.limit:g}{unit} cannot be met: the least that any network of this space has is "
                 f"{costs.least(name):.4g}{unit}. Raise the limit, or allow larger prune ratios or fewer bits."
             )

@@ -38,7 +38,7 @@ def refused(*arguments: object, code: int = 2) -> str:
 
 def fresh(*arguments: object) -> str:
     """What a command prints in a process of its own."""
-    program = [sys.executable, "-c", "from emomc.cli import main; main()", *map(str, arguments)]
+    program = [sys.executable, "-m", "emomc", *map(str, arguments)]
     return subprocess.run(program, capture_output=True, text=True, check=True, timeout=200).stdout
 
 

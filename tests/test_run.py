@@ -113,6 +113,7 @@ def test_the_front_is_all_that_is_not_beaten_in_error_or_in_distance(warm: Path)
     assert any(point.configuration in decoded for point in outcome.points)
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_the_number_of_workers(finished: tuple[Path, emomc.Outcome], tmp_path: Path) -> None:
     folder, _ = finished
     for workers in (4, 2):  # the processes of the first run serve the second one
@@ -188,6 +189,7 @@ def test_a_second_run_probes_nothing_and_starts_from_the_same(starts: Path, tmp_
     assert probed(tmp_path / "fourth")[0] == 0
 
 
+@pytest.mark.slow
 def test_other_settings_images_or_variants_are_probed_anew(starts: Path, tmp_path: Path) -> None:
     task = emomc.load_task("digits")
     selection = task.splits.selection

@@ -131,6 +131,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert "on the front of 8 measured" in told
     with (tmp_path / "run" / "front.csv").open() as stream:
         assert all(row["linear.prune_ratio"] in ("0.5", "0.8") for row in csv.DictReader(stream))
+    assert "as reported" in good("verify", tmp_path / "run")
     assert "5epochs" in refused(*search, "--recover", "4")
     assert "5epochs" in refused(*search, "--recover", "1.5steps")
     assert "--recover" in refused(*search, "--recover-networks", "2")

@@ -252,6 +252,7 @@ def test_damaged_batches_are_not_unpickled(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("function", "correct"), [("resnet20_task", 9173), ("resnet56_task", 9339), ("vgg16_task", 9174)]
 )

@@ -223,20 +223,16 @@ def _pruned_alike(task: Task, ratio: float, tell: Tell) -> Any:
 
 def _pruned_as(task: Task, ratios: dict[str, dict[str, Any]], tell: Tell) -> Any:
     """Zeros as `emomc compress` chooses them, with error compensation, in weights of 16 bits; all else is as given."""
-    import copy
     import tempfile
 
-    from emomc.export import Compressor, load
+    from emomc.coding import read_network
+    from emomc.compression.networkfile import with_weights
+    from emomc.export import Compressor
     from emomc.network import trace
 
     with tempfile.TemporaryDirectory() as folder:
         made = Compressor(task).compress(ratios, Path(folder) / "pruned.emomc", split="calibration", progress=tell)
-        pruned = load(made.path, lambda: copy.deepcopy(task.module)).state_dict()
-    module = copy.deepcopy(task.module)
-    state = module.state_dict()
-    for layer in trace(task.module, task.example_input).layers:
-        state[layer.weight].copy_(pruned[layer.weight])
-    return module
+        return with_weights(task.module, trace(task.module, task.example_input), read_network(made.path))
 
 
 def _regime(task: Task, start: Any, bits: int | None, elastic: bool) -> Regime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,15 @@ def save_network(
     """
     ordered = {layer.name: blobs[layer.name] for layer in network.layers}
     return coding.write_network(path, header, ordered, _arrays(module, network, grids))
+
+
+def with_weights(module: nn.Module, network: Network, file: coding.NetworkFile) -> nn.Module:
+    """A copy of a network with the layers' weights of a file; all else is as in the module."""
+    module = copy.deepcopy(module)
+    state = module.state_dict()
+    for layer in network.layers:
+        state[layer.weight].copy_(torch.from_numpy(file.tensor(layer.name, layer.weight_shape).dequantize()))
+    return module
 
 
 def load_network(file: coding.NetworkFile, build: Callable[[], nn.Module], workers: int | None = None) -> nn.Module:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,14 +17,14 @@ from torch import nn
 
 from emomc import coding
 from emomc.accuracy.evaluator import Evaluator, Measurement, Settings
-from emomc.compression.networkfile import load_network
-from emomc.errors import EmomcError
+from emomc.compression.networkfile import with_weights
+from emomc.errors import EmomcError, UnattainableError
 from emomc.genome import BIT_WIDTH, GRANULARITY, PRUNE_RATIO, PRUNING, SHARED_VALUES, Choice, Configuration
 from emomc.problems.tasks import Task, load_task
 from emomc.run.lock import FolderLock
 from emomc.run.options import Options, Recovery, check_same_run, write_options
 from emomc.run.outcome import Evaluation, FrontPoint, write_front, write_history, write_summary
-from emomc.run.search import Outcome, Search, agreement, content_name, growth
+from emomc.run.search import POINTS, Outcome, Search, agreement, content_name, growth
 from emomc.run.session import Progress, Session, silent
 from emomc.run.workers import Job
 from emomc.search import SearchTask, front_of
@@ -38,7 +38,6 @@ Genome = NDArray[np.int64]
 _PRUNING_SHARE = 0.25  # of the evaluations
 _BEARABLE = 3.0  # times the limit on the loss: what a network may lose before it is trained
 _UNROUNDED = {BIT_WIDTH: (16,), SHARED_VALUES: (0,)}
-POINTS = "points"
 
 
 def search_with_recovery(
@@ -97,13 +96,15 @@ class _Candidate:
     Attributes:
         values: its objectives.
         error: on the selection split.
-        name: of its file.
+        file: in the folder of the search.
+        name: of its file in the folder of the run.
         exact: every objective but the error, by column name.
         configuration: its choices, the pruning of the network that was trained among them.
     """
 
     values: Doubles
     error: float
+    file: Path
     name: str
     exact: Mapping[str, float]
     configuration: Configuration
@@ -226,9 +227,7 @@ class _Recovering:
         try:
             with self._session(name, options, replace(self._task, module=trained)) as rounding:
                 return self._rounded(number, rounding, pruning)
-        except EmomcError as error:
-            if not options.constraints:
-                raise
+        except UnattainableError as error:
             self._notice(f"network {number + 1} of {self._networks} cannot meet the constraints: {error}")
             return []
 
@@ -240,12 +239,7 @@ class _Recovering:
         session.run_jobs(
             [Job("finish", arguments, stored_as=(variants, "calibration", widths), makes=path)], "pruning a network"
         )
-        pruned = load_network(coding.read_network(path), lambda: copy.deepcopy(self._task.module)).state_dict()
-        module = copy.deepcopy(self._task.module)
-        state = module.state_dict()
-        for layer in session.network.layers:
-            state[layer.weight].copy_(pruned[layer.weight])
-        return module
+        return with_weights(self._task.module, session.network, coding.read_network(path))
 
     def _train(self, number: int, start: nn.Module, path: Path) -> tuple[nn.Module, dict[str, Any]]:
         assert self._task.training is not None
@@ -274,21 +268,14 @@ class _Recovering:
             self._notice(f"network {number + 1} of {self._networks}: nothing that was measured met the limits.")
             return []
         genomes, errors = ledger.genomes[front], ledger.errors[front]
-        networks = session.networks(genomes)
-        names = [f"{number}-{content_name(*network)}.emomc" for network in networks]
-        (self._folder / POINTS).mkdir(exist_ok=True)
-        jobs = []
-        for (variants, widths), name in zip(networks, names, strict=True):
-            path = self._folder.resolve() / POINTS / name
-            arguments = (variants, path, self._task.header, "selection", widths)
-            jobs.append(Job("finish", arguments, stored_as=(variants, "selection", widths), makes=path))
-        session.run_jobs(jobs, "writing the front")
+        paths, _ = search.write(genomes, "selection", "writing the front")
         values, exact = session.problem.values(genomes, errors)[0], search.exact(genomes)
         return [
             _Candidate(
                 values[row],
                 float(errors[row]),
-                names[row],
+                paths[row],
+                f"{number}-{paths[row].name}",
                 exact[row],
                 _with(pruning, session.space.decode(genomes[row])),
             )
@@ -303,8 +290,9 @@ class _Recovering:
                 "in another folder."
             )
         kept = self._best(session, candidates)
-        for name in sorted({each.name for each in candidates} - {each.name for each in kept}):
-            (self._folder / POINTS / name).unlink()
+        (self._folder / POINTS).mkdir(exist_ok=True)
+        for each in kept:
+            shutil.copyfile(each.file, self._folder / POINTS / each.name)
         jobs = [_measuring(self._folder.resolve() / POINTS / each.name) for each in kept]
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         measured = session.run_jobs(jobs, "measuring the front")

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ from emomc.search.front import pick_spread
 from emomc.search.ledger import Readings, Request
 
 Doubles = NDArray[np.float64]
+
+POINTS = "points"
+"""Folder of the front's files in that of the run."""
 
 
 class _OutOfTimeError(Exception):
@@ -126,20 +130,22 @@ class Search:
 
     def counted(self) -> Doubles:
         """Objectives of every measured network in order, ``(n, objectives)``; infinite where it is not feasible."""
-        genomes, errors = np.array(self._genomes), np.array([measured.error for *_, measured in self._log])
-        if not len(errors):
-            return np.zeros((0, len(self._problem.objectives)))
-        values, violations = self._problem.values(genomes, errors)
-        return np.where((violations <= 0).all(axis=1, keepdims=True), values, np.inf)
+        return self._judged()[0]
+
+    def _judged(self) -> tuple[Doubles, Doubles]:
+        """What `counted` gives, and the largest violation of every measured network, ``(n,)``."""
+        if not self._log:
+            return np.zeros((0, len(self._problem.objectives))), np.zeros(0)
+        errors = np.array([measured.error for *_, measured in self._log])
+        values, violations = self._problem.values(np.array(self._genomes), errors)
+        return np.where((violations <= 0).all(axis=1, keepdims=True), values, np.inf), violations.max(axis=1)
 
     def evaluations(self) -> tuple[Evaluation, ...]:
         """Every measured network, in order."""
         if not self._log:
             return ()
-        genomes = np.array(self._genomes)
-        errors = np.array([measured.error for *_, measured in self._log])
-        worst = self._problem.values(genomes, errors)[1].max(axis=1)
-        volumes = growth(self.counted(), self.reference)
+        genomes, (counted, worst) = np.array(self._genomes), self._judged()
+        volumes = growth(counted, self.reference)
         exact = self.exact(genomes)
         return tuple(
             Evaluation(
@@ -163,21 +169,13 @@ class Search:
         session, evaluations = self._session, self.evaluations()
         front = self.front(ledger)
         genomes, errors = ledger.genomes[front], ledger.errors[front].tolist()
-        networks = session.networks(genomes)
-        names = [content_name(*network) + ".emomc" for network in networks]
-        (session.folder / "points").mkdir(exist_ok=True)
-        jobs = []
-        for (variants, widths), name in zip(networks, names, strict=True):
-            path = session.folder.resolve() / "points" / name
-            arguments = (variants, path, session.task.header, "test", widths)
-            jobs.append(Job("finish", arguments, stored_as=(variants, "test", widths), makes=path))
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
-        measured = session.run_jobs(jobs, "measuring the front")
+        paths, measured = self.write(genomes, "test", "measuring the front")
         exact = self.exact(genomes)
         points = tuple(
             FrontPoint(
                 f"p{i:02d}",
-                f"points/{names[i]}",
+                f"{POINTS}/{paths[i].name}",
                 Measurement(**measured[i]),
                 errors[i],
                 exact[i],
@@ -190,6 +188,19 @@ class Search:
         unmet = {} if points else {"unmet": self._unmet(ledger)}
         write_summary(session.folder, {**self.summary(outcome), **ledger.notes, **unmet})
         return outcome
+
+    def write(self, genomes: NDArray[np.int64], split: str, what: str) -> tuple[list[Path], list[dict[str, Any]]]:
+        """Networks in files of the folder, and what their decoded files were measured to be; told as ``what``."""
+        session = self._session
+        folder = session.folder.resolve() / POINTS
+        folder.mkdir(exist_ok=True)
+        jobs, paths = [], []
+        for variants, widths in session.networks(genomes):
+            path = folder / f"{content_name(variants, widths)}.emomc"
+            arguments = (variants, path, session.task.header, split, widths)
+            jobs.append(Job("finish", arguments, stored_as=(variants, split, widths), makes=path))
+            paths.append(path)
+        return paths, session.run_jobs(jobs, what)
 
     def front(self, ledger: Ledger) -> NDArray[np.int64]:
         """Rows of the ledger, by ascending error.

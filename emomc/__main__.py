@@ -1,0 +1,5 @@
+"""The `emomc` command as ``python -m emomc``."""
+
+from emomc.cli import main
+
+main(prog_name="emomc")
