@@ -182,6 +182,16 @@ def test_a_weight_without_a_cheaper_neighbour_may_go_back() -> None:
     assert harm[-1] == pytest.approx(0.5 * (2 * 0.5) ** 2)  # back to 1, two steps of 0.5
 
 
+def test_a_layer_of_zeros_has_nothing_to_move() -> None:
+    coded = CodedTensor(np.zeros((4, 50), np.int8), np.full(4, 0.5, np.float16), 4)
+    blob = coding.encode_tensor(coded)
+    layer = Trained(coded, blob, coded, np.ones((4, 50)), np.ones((4, 50)))
+    codes, harm = layer.options()
+    assert set(codes) == {blob}
+    assert not harm.any()
+    assert fit_size({"a": layer}) == {"a": blob}
+
+
 def test_derivatives_are_those_of_the_loss() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))

@@ -35,6 +35,8 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
         "--polish", type=int, default=0, metavar="STEPS", help="of training the file of the last trained level on"
     )
     arguments = parser.parse_args()
+    if arguments.polish and not arguments.minutes:
+        parser.error("--polish goes on from a trained level: say with --minutes how long it is trained.")
     arguments.runs.mkdir(parents=True, exist_ok=True)
     task = load_task(task_name, **({"data": arguments.data} if arguments.data else {}))
     levels = Levels(task, arguments.runs, arguments.minutes, arguments.polish)

@@ -121,6 +121,7 @@ class Levels:
         return _spent(trained.progress)
 
     def _polish(self, level: float, path: Path) -> dict[str, Any]:
+        """Done once: repeating `finetune` would write and measure anew, as its checkpoint is of the training alone."""
         if path.with_suffix(".json").exists():
             return {}
         found = finetune(

@@ -141,18 +141,8 @@ def finetune(
     )
     tell("writing", 0, 1)
     few = Split(images.stored[:_COMPARED], images.targets[:_COMPARED], images.normalisation)
-    coded = regime.coded(trained.module)
-    moved = {layer.name: coded[layer.weight] for layer in network.layers}
-    module, before = _as_stored(trained.module, network, moved), _loss(start, few)
-    _refuse_worse(before, _loss(module, few))
-    blobs = _fitting(network, file, module, moved, few)
-    module = _as_stored(
-        module,
-        network,
-        {layer.name: coding.decode_tensor(blobs[layer.name], layer.weight_shape) for layer in network.layers},
-    )
-    losses = before, _loss(module, few)
-    _refuse_worse(*losses)
+    before = _loss(start, few)
+    module, blobs, after = _at_its_size(trained.module, regime.coded(trained.module), network, file, few, before)
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_network(path, module, network, blobs, file.header, read_grids(file, network))
@@ -164,13 +154,42 @@ def finetune(
         evaluator.measure_module(load_network(read_network(path), _builder(file, task)), "selection"),
         file.length,
         path.stat().st_size,
-        losses,
+        (before, after),
         trained.progress,
     )
 
 
 def _builder(file: NetworkFile, task: Task) -> Callable[[], nn.Module]:
     return builder(file) if "graph" in file.header else lambda: copy.deepcopy(task.module)
+
+
+def _at_its_size(
+    module: nn.Module,
+    coded: Mapping[str, CodedTensor],
+    network: Network,
+    file: NetworkFile,
+    images: Split,
+    before: float,
+) -> tuple[nn.Module, dict[str, bytes], float]:
+    """The network that a file not larger than the given one holds, its coded weights by layer name, and its loss.
+
+    Args:
+        module: trained.
+        coded: its weights, by parameter name.
+        network: its trace.
+        file: that it came from.
+        images: that losses are of.
+        before: loss that must not be exceeded.
+    """
+    moved = {layer.name: coded[layer.weight] for layer in network.layers}
+    module = _as_stored(module, network, moved)
+    _refuse_worse(before, _loss(module, images))
+    blobs = _fitting(network, file, module, moved, images)
+    shapes = {layer.name: layer.weight_shape for layer in network.layers}
+    module = _as_stored(module, network, {name: coding.decode_tensor(blobs[name], shapes[name]) for name in shapes})
+    after = _loss(module, images)
+    _refuse_worse(before, after)
+    return module, blobs, after
 
 
 def _refuse_worse(before: float, after: float) -> None:

@@ -49,7 +49,7 @@ class Trained:
         layer with a codebook gets no more values than it had.
         """
         at, level, harm, bits = self._moves()
-        order = np.lexsort([at, harm / bits])
+        order = np.argsort(harm / bits, kind="stable")
         at, level, harm = at[order], level[order], np.concatenate([[0.0], harm[order].cumsum()])
         counts = np.unique(np.rint(len(at) * _SHARES).astype(np.int64))
         codes = [self._moved(at[:count], level[:count]) for count in counts]
@@ -131,8 +131,9 @@ def derivatives(module: nn.Module, names: Sequence[str], images: Split) -> dict[
     for inputs, targets in images.batches(_BATCH):
         share = len(targets) / len(images)
         gradients = torch.autograd.grad(cross_entropy(module(inputs), targets), parameters)
-        torch._foreach_add_(mean, gradients, alpha=share)
-        torch._foreach_addcmul_(squares, gradients, gradients, value=share * len(targets))
+        for first, second, gradient in zip(mean, squares, gradients, strict=True):
+            first.add_(gradient, alpha=share)
+            second.addcmul_(gradient, gradient, value=share * len(targets))
     return {
         name: (first.double().numpy(), second.double().numpy())
         for name, first, second in zip(names, mean, squares, strict=True)
