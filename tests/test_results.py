@@ -13,6 +13,7 @@ import pytest
 import emomc
 from emomc.benchmarks.curves import STEPS
 from emomc.benchmarks.headline.costs import SIZES, TARGETS
+from emomc.benchmarks.methods import METHODS
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 ONE_SHOT = sorted(RESULTS.glob("one_shot_*.csv"))
@@ -78,6 +79,7 @@ def test_the_search_finds_nearly_all_of_known_fronts() -> None:
     assert len(digits["curves"]["emomc"]) == 5 and digits["networks"] >= 20_000
     assert mean_quality(digits["curves"]["emomc"], 150) >= 0.99
     for found in (digits, *problems.values()):
+        assert set(found["curves"]) == set(METHODS)
         qualities = {method: mean_quality(curves, 100) for method, curves in found["curves"].items()}
         assert max(qualities, key=lambda method: qualities[method]) == "emomc"
 
