@@ -3,8 +3,8 @@
 What is done and measured is what ``python -m benchmarks.vgg16_cifar10 --help`` says. No ratios were published for this
 network under the same energy model.
 
-    python -m benchmarks.resnet56_cifar10 --data FOLDER --levels 0.2 0.3 0.4
-    python -m benchmarks.resnet56_cifar10 --data FOLDER --levels 0.4 --minutes 20
+    python -m benchmarks.resnet56_cifar10 --data FOLDER --levels 0.15 0.25 0.35
+    python -m benchmarks.resnet56_cifar10 --data FOLDER --levels 0.15 0.25 0.35 --train 0.35 --minutes 13
 
 Killing it and repeating the command continues it. Results go to benchmarks/results/resnet56_cifar10.json and .png.
 """
