@@ -5,8 +5,12 @@ factors of one layer resemble each other, the more so the closer their choices a
 in ``t`` near the present estimate: the derivative is the share that a layer's choice has in the score. So measured
 networks tell the factors by linear Gaussian regression, repeated at the new estimate (Gauss-Newton). The target is a
 smooth curve over the log-score, near the diagonal: a straight line and a bend, regressed along; without the bend, what
-saturates in another way than the link does would be put down to the factors. How far factors are off and how alike
-they are is chosen by marginal likelihood (Rasmussen and Williams 2006, equation 2.30).
+saturates in another way than the link does would be put down to the factors.
+
+Sensitivities that stand out from smooth curves are more often wrong than others: the logarithm of a factor has two
+parts more, the table's roughness (`roughness`) times two numbers that all layers share and measured networks tell as
+well. How far factors are off, how alike they are and whether roughness is doubted at all is chosen by marginal
+likelihood (Rasmussen and Williams 2006, equation 2.30).
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from emomc.accuracy.predictor_link import LinkPredictor
+from emomc.accuracy.roughness import roughness
 from emomc.genome import SearchSpace
 
 Doubles = NDArray[np.float64]
@@ -33,6 +38,8 @@ _ALIKE = (  # parts of their variance: whole layer, near choices, own
     (0.5, 0.0, 0.5),
     (0.0, 0.0, 1.0),
 )
+_DOUBT = (0.0, 0.7)  # standard deviation of the share of the roughness that is taken back; 0 takes nothing back
+_DOUBTS = (-0.2, 1.0)  # that share is taken to be within
 _NOISE = (0.005, 0.02, 0.06, 0.15, 0.4)  # standard deviation of what no factor explains
 _REACH = 2.0  # steps between choices over which likeness falls to 1 / e
 _INTERCEPT, _SLOPE = 3.0, 0.4  # prior standard deviations of the curve; the prior means are 0 and 1
@@ -48,6 +55,7 @@ _MOST = 4.0  # largest logarithm of a factor
 class _Prior:
     off: float
     alike: tuple[float, float, float]
+    doubt: float
     noise: float
 
 
@@ -59,11 +67,13 @@ class _Point:
         choices: shape ``(n, L)``.
         log_score: shape ``(n,)``.
         pulls: derivative of the target by the logarithm of each layer's factor, shape ``(n, L)``.
+        rough: derivative of the target by the shares of the two kinds of roughness that are taken back, ``(n, 2)``.
     """
 
     choices: Integers
     log_score: Doubles
     pulls: Doubles
+    rough: Doubles
 
 
 @dataclass(frozen=True)
@@ -84,9 +94,10 @@ class CorrectedPredictor(LinkPredictor):
         super().__init__(space, sensitivities, dense_error, samples)
         self._logs = np.zeros_like(self._given)  # of the factors
         self._curve = _Curve(np.zeros(0), np.zeros(0))
-        self._prior = _Prior(0.5, _ALIKE[1], 0.15)
+        self._prior = _Prior(0.5, _ALIKE[1], _DOUBT[0], 0.15)
         self._learned: tuple[_Point, Factor] | None = None
         self._kernels = {alike: self._kernel(alike) for alike in _ALIKE}
+        self._roughness = roughness(self._given.reshape(self._shape))
 
     @property
     def table(self) -> Doubles:
@@ -102,8 +113,10 @@ class CorrectedPredictor(LinkPredictor):
                 self._prior = self._likeliest(known, rest, variance)
             weights = cho_solve(self._factored(known, variance), rest)
             kernel, pulls = self._kernels[self._prior.alike], known.pulls * weights[:, None]
-            moved = [kernel[:, own] @ pull for own, pull in zip(choices.T, pulls.T, strict=True)]
-            self._logs = np.clip(self._prior.off**2 * np.array(moved), -_MOST, _MOST)
+            moved = np.array([kernel[:, own] @ pull for own, pull in zip(choices.T, pulls.T, strict=True)])
+            doubts = np.clip(self._prior.doubt**2 * weights @ known.rough, *_DOUBTS)
+            taken_back = np.tensordot(doubts, self._roughness, axes=1)
+            self._logs = np.clip(self._prior.off**2 * moved - taken_back, -_MOST, _MOST)
             self._curve = _Curve(known.log_score, weights)
         known = self._at(choices)
         factor = self._factored(known, variance)
@@ -116,6 +129,7 @@ class CorrectedPredictor(LinkPredictor):
         mean = point.log_score + self._curve(point.log_score)
         kernel = self._kernels[self._prior.alike]
         variance = self._prior.off**2 * (point.pulls**2 * kernel[choices, choices]).sum(axis=1) + self._prior.noise**2
+        variance += self._prior.doubt**2 * (point.rough**2).sum(axis=1)
         if self._learned is not None:
             known, factor = self._learned
             across = self._covariance(point, known)
@@ -126,12 +140,13 @@ class CorrectedPredictor(LinkPredictor):
     def _likeliest(self, known: _Point, rest: Doubles, variance: Doubles) -> _Prior:
         """The prior of largest marginal likelihood."""
         curves, best = _curves(known.log_score, known.log_score), (-np.inf, self._prior)
+        rough = known.rough @ known.rough.T
         for alike, kernel in self._kernels.items():
             layered = _layered(kernel, known, known)
-            for off, noise in itertools.product(_OFF, _NOISE):
-                factor = _factored(off**2 * layered + curves, noise**2 + variance)
+            for off, doubt, noise in itertools.product(_OFF, _DOUBT, _NOISE):
+                factor = _factored(off**2 * layered + doubt**2 * rough + curves, noise**2 + variance)
                 evidence = -0.5 * rest @ cho_solve(factor, rest) - np.log(np.diag(factor[0])).sum()
-                best = max(best, (float(evidence), _Prior(off, alike, noise)), key=lambda entry: entry[0])
+                best = max(best, (float(evidence), _Prior(off, alike, doubt, noise)), key=lambda entry: entry[0])
         return best[1]
 
     def _factored(self, known: _Point, variance: Doubles) -> Factor:
@@ -139,14 +154,18 @@ class CorrectedPredictor(LinkPredictor):
 
     def _covariance(self, some: _Point, others: _Point) -> Doubles:
         layered = _layered(self._kernels[self._prior.alike], some, others)
-        return np.asarray(self._prior.off**2 * layered + _curves(some.log_score, others.log_score))
+        rough = some.rough @ others.rough.T
+        curves = _curves(some.log_score, others.log_score)
+        return np.asarray(self._prior.off**2 * layered + self._prior.doubt**2 * rough + curves)
 
     def _at(self, choices: Integers) -> _Point:
         parts = np.take_along_axis(self._given * np.exp(self._logs), choices.T, axis=1).T
         score = parts.sum(axis=1)
         log_score = np.log(score)
         slope = 1 + (self._curve(log_score + _STEP) - self._curve(log_score - _STEP)) / (2 * _STEP)
-        return _Point(choices, log_score, np.clip(slope, *_SLOPES)[:, None] * parts / score[:, None])
+        pulls = np.clip(slope, *_SLOPES)[:, None] * parts / score[:, None]
+        rough = [-(pulls * np.take_along_axis(kind, choices.T, axis=1).T).sum(axis=1) for kind in self._roughness]
+        return _Point(choices, log_score, pulls, np.stack(rough, axis=1))
 
     def _kernel(self, alike: tuple[float, float, float]) -> Doubles:
         layer, near, own = alike
