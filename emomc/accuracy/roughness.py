@@ -65,9 +65,9 @@ class _Curves:
         """Medians over layers, each axis along the mildest choices of the others."""
         level = np.where(known, targets, 0.0).sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1), 1)[:, None]
         typical = np.median(np.where(known, targets - level, 0.0), axis=0).reshape(choices)
-        mildest = np.unravel_index(np.argmin(typical), choices)
+        mildest = np.stack(np.unravel_index(np.argmin(typical), choices))
         axes = range(len(choices))
-        along = [typical[(*mildest[:axis], slice(None), *mildest[axis + 1 :])] for axis in axes]
+        along = [np.moveaxis(typical, axis, -1)[tuple(np.delete(mildest, axis))] for axis in axes]
         grid = np.stack(np.unravel_index(np.arange(typical.size), choices), axis=1)
         levels = np.repeat(level - np.log(len(choices)), len(choices), axis=1)
         return cls(levels, np.ones_like(levels), np.concatenate(along), grid + np.cumsum((0, *choices[:-1])))
