@@ -63,7 +63,7 @@ def test_a_sensitivity_that_is_off_is_where_the_roughness_is(seed: int, cell: tu
     table = alike(np.random.default_rng(seed))
     table[cell] *= np.exp(1.0)
     whole = roughness(table).sum(axis=0).reshape(table.shape)
-    assert np.unravel_index(np.argmax(np.abs(whole)), table.shape) == cell and whole[cell] > 0.2
+    assert np.unravel_index(np.argmax(whole), table.shape) == cell and whole[cell] > 0.1
 
 
 def test_what_loses_nothing_has_no_roughness_and_disturbs_none() -> None:
