@@ -27,6 +27,7 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder with cifar10/ and checkpoints/; else EMOMC_DATA")
+    parser.add_argument("--checkpoint", help="of the dense network; else the one of the task")
     parser.add_argument("--runs", type=Path, default=Path("runs") / name, help="folder of the run")
     parser.add_argument("--levels", type=float, nargs="+", default=LEVELS, help="shares of the targets")
     parser.add_argument("--minutes", type=float, default=0.0, help="of training for each level that is trained")
@@ -38,7 +39,8 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
     if arguments.polish and not arguments.minutes:
         parser.error("--polish goes on from a trained level: say with --minutes how long it is trained.")
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    task = load_task(task_name, **({"data": arguments.data} if arguments.data else {}))
+    given = {"data": arguments.data, "checkpoint": arguments.checkpoint}
+    task = load_task(task_name, **{name: path for name, path in given.items() if path})
     levels = Levels(task, arguments.runs, arguments.minutes, arguments.polish)
     points: list[dict[str, Any]] = []
     trained = (arguments.train or arguments.levels) if arguments.minutes else []
