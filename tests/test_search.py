@@ -116,7 +116,7 @@ def test_both_stages_are_told_apart_and_the_first_only_prunes() -> None:
     stages = [order.index(request.stage) for request in measurements.requests]
     assert stages == sorted(stages) and set(stages) == {0, 1, 2}
     pruning = np.concatenate([r.genomes for r in measurements.requests if r.stage == "prune"])
-    assert len(pruning) == 6  # a tenth
+    assert len(pruning) == 3  # a twentieth
     for gene in (BIT_WIDTH, SHARED_VALUES):
         assert not surface.space.split(pruning)[:, :, surface.space.column(gene)].any()
     pruned = {surface.space.values(row, PRUNE_RATIO).tobytes() for row in pruning}

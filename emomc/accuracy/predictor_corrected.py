@@ -1,15 +1,16 @@
 """Predicting with sensitivities that are corrected by what was measured: a Gaussian process over layers' choices.
 
 The score of a network is the sum of its layers' sensitivities. Each sensitivity is off by an unknown factor ``exp(t)``;
-factors of one layer resemble each other, the more so the closer their choices are. The logarithm of the score is linear
-in ``t`` near the present estimate: the derivative is the share that a layer's choice has in the score. So measured
-networks tell the factors by linear Gaussian regression, repeated at the new estimate (Gauss-Newton). The target is a
-smooth curve over the log-score, near the diagonal: a straight line and a bend, regressed along; without the bend, what
-saturates in another way than the link does would be put down to the factors.
+factors of one layer resemble each other, the more so the closer their choices are, and where choices share a point of
+the layer's curves, such as a prune ratio, by the part that this point has in their losses. The logarithm of the score
+is linear in ``t`` near the present estimate: the derivative is the share that a layer's choice has in the score. So
+measured networks tell the factors by linear Gaussian regression, repeated at the new estimate (Gauss-Newton). The
+target is a smooth curve over the log-score, near the diagonal: a straight line and a bend, regressed along; without the
+bend, what saturates in another way than the link does would be put down to the factors.
 
 Sensitivities that stand out from smooth curves are more often wrong than others: the logarithm of a factor has two
-parts more, the table's roughness (`roughness`) times two numbers that all layers share and measured networks tell as
-well. How far factors are off, how alike they are and whether roughness is doubted at all is chosen by marginal
+parts more, the table's roughness (`SensitivityCurves`) times two numbers that all layers share and measured networks
+tell as well. How far factors are off, how alike they are and whether roughness is doubted at all is chosen by marginal
 likelihood (Rasmussen and Williams 2006, equation 2.30).
 """
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from emomc.accuracy.predictor_link import LinkPredictor
-from emomc.accuracy.roughness import roughness
+from emomc.accuracy.sensitivity_curves import SensitivityCurves
 from emomc.genome import SearchSpace
 
 Doubles = NDArray[np.float64]
@@ -31,7 +32,7 @@ Integers = NDArray[np.integer]
 Factor = tuple[Doubles, bool]
 
 _OFF = (0.1, 0.25, 0.35, 0.5, 0.7, 1.0)  # standard deviation of the factors' logarithm
-_ALIKE = (  # parts of their variance: whole layer, near choices, own
+_ALIKE = (  # parts of their variance: whole layer, near choices, points of the curves
     (0.8, 0.2, 0.0),
     (0.4, 0.6, 0.0),
     (0.2, 0.4, 0.4),
@@ -96,8 +97,9 @@ class CorrectedPredictor(LinkPredictor):
         self._curve = _Curve(np.zeros(0), np.zeros(0))
         self._prior = _Prior(0.5, _ALIKE[1], _DOUBT[0], 0.15)
         self._learned: tuple[_Point, Factor] | None = None
-        self._kernels = {alike: self._kernel(alike) for alike in _ALIKE}
-        self._roughness = roughness(self._given.reshape(self._shape))
+        self._curves = SensitivityCurves.of(self._given.reshape(self._shape))
+        grid = np.stack(np.unravel_index(np.arange(self._given.shape[1]), self._shape[1:]), axis=1)
+        self._near = np.exp(-np.abs(grid[:, None] - grid[None]).sum(axis=2) / _REACH)
 
     @property
     def table(self) -> Doubles:
@@ -112,10 +114,9 @@ class CorrectedPredictor(LinkPredictor):
             if step in _CHOOSING:
                 self._prior = self._likeliest(known, rest, variance)
             weights = cho_solve(self._factored(known, variance), rest)
-            kernel, pulls = self._kernels[self._prior.alike], known.pulls * weights[:, None]
-            moved = np.array([kernel[:, own] @ pull for own, pull in zip(choices.T, pulls.T, strict=True)])
+            moved = self._moved(choices, known.pulls * weights[:, None])
             doubts = np.clip(self._prior.doubt**2 * weights @ known.rough, *_DOUBTS)
-            taken_back = np.tensordot(doubts, self._roughness, axes=1)
+            taken_back = np.tensordot(doubts, self._curves.roughness, axes=1)
             self._logs = np.clip(self._prior.off**2 * moved - taken_back, -_MOST, _MOST)
             self._curve = _Curve(known.log_score, weights)
         known = self._at(choices)
@@ -127,8 +128,9 @@ class CorrectedPredictor(LinkPredictor):
     def _predict(self, choices: Integers) -> tuple[Doubles, Doubles]:
         point = self._at(choices)
         mean = point.log_score + self._curve(point.log_score)
-        kernel = self._kernels[self._prior.alike]
-        variance = self._prior.off**2 * (point.pulls**2 * kernel[choices, choices]).sum(axis=1) + self._prior.noise**2
+        layer, near, points = self._prior.alike
+        own = (layer + near) * (point.pulls**2).sum(axis=1) + points * (self._pointed(point) ** 2).sum(axis=1)
+        variance = self._prior.off**2 * own + self._prior.noise**2
         variance += self._prior.doubt**2 * (point.rough**2).sum(axis=1)
         if self._learned is not None:
             known, factor = self._learned
@@ -140,9 +142,9 @@ class CorrectedPredictor(LinkPredictor):
     def _likeliest(self, known: _Point, rest: Doubles, variance: Doubles) -> _Prior:
         """The prior of largest marginal likelihood."""
         curves, best = _curves(known.log_score, known.log_score), (-np.inf, self._prior)
-        rough = known.rough @ known.rough.T
-        for alike, kernel in self._kernels.items():
-            layered = _layered(kernel, known, known)
+        rough, kinds = known.rough @ known.rough.T, self._layered(known, known)
+        for alike in _ALIKE:
+            layered = np.tensordot(alike, kinds, axes=1)
             for off, doubt, noise in itertools.product(_OFF, _DOUBT, _NOISE):
                 factor = _factored(off**2 * layered + doubt**2 * rough + curves, noise**2 + variance)
                 evidence = -0.5 * rest @ cho_solve(factor, rest) - np.log(np.diag(factor[0])).sum()
@@ -153,7 +155,7 @@ class CorrectedPredictor(LinkPredictor):
         return _factored(self._covariance(known, known), self._prior.noise**2 + variance)
 
     def _covariance(self, some: _Point, others: _Point) -> Doubles:
-        layered = _layered(self._kernels[self._prior.alike], some, others)
+        layered = np.tensordot(self._prior.alike, self._layered(some, others), axes=1)
         rough = some.rough @ others.rough.T
         curves = _curves(some.log_score, others.log_score)
         return np.asarray(self._prior.off**2 * layered + self._prior.doubt**2 * rough + curves)
@@ -164,28 +166,39 @@ class CorrectedPredictor(LinkPredictor):
         log_score = np.log(score)
         slope = 1 + (self._curve(log_score + _STEP) - self._curve(log_score - _STEP)) / (2 * _STEP)
         pulls = np.clip(slope, *_SLOPES)[:, None] * parts / score[:, None]
-        rough = [-(pulls * np.take_along_axis(kind, choices.T, axis=1).T).sum(axis=1) for kind in self._roughness]
+        rough = [
+            -(pulls * np.take_along_axis(kind, choices.T, axis=1).T).sum(axis=1) for kind in self._curves.roughness
+        ]
         return _Point(choices, log_score, pulls, np.stack(rough, axis=1))
 
-    def _kernel(self, alike: tuple[float, float, float]) -> Doubles:
-        layer, near, own = alike
-        grid = np.stack(np.unravel_index(np.arange(self._given.shape[1]), self._shape[1:]), axis=1)
-        steps = np.abs(grid[:, None] - grid[None]).sum(axis=2)
-        return np.asarray(layer + near * np.exp(-steps / _REACH) + own * (steps == 0))
+    def _layered(self, some: _Point, others: _Point) -> Doubles:
+        """Covariances of targets by factors of variance 1, alike in a layer, near, and on curves, ``(3, n, m)``."""
+        near = np.zeros((len(some.choices), len(others.choices)))
+        for own, other, pulls, pushes in zip(
+            some.choices.T, others.choices.T, some.pulls.T, others.pulls.T, strict=True
+        ):
+            near += self._near[np.ix_(own, other)] * np.multiply.outer(pulls, pushes)
+        return np.stack([some.pulls @ others.pulls.T, near, self._pointed(some) @ self._pointed(others).T])
+
+    def _pointed(self, point: _Point) -> Doubles:
+        """Derivative of the targets by what each point of each layer's curves is off, shape ``(n, L * points)``."""
+        parts = self._curves.parts[np.arange(point.choices.shape[1]), point.choices]
+        return np.asarray((point.pulls[:, :, None] * parts).reshape(len(parts), -1))
+
+    def _moved(self, choices: Integers, pulls: Doubles) -> Doubles:
+        """Logarithms of factors ``(L, choices)`` that networks pull at, were their variance 1."""
+        layer, near, points = self._prior.alike
+        return np.array(
+            [
+                layer * pull.sum() + near * self._near[:, own] @ pull + points * parts @ (parts[own].T @ pull)
+                for own, pull, parts in zip(choices.T, pulls.T, self._curves.parts, strict=True)
+            ]
+        )
 
 
 def _picked(logs: Doubles, known: _Point) -> Doubles:
     """What the logarithms of factors ``(L, choices)`` add to the targets, near where the networks are."""
     return np.asarray((known.pulls * np.take_along_axis(logs, known.choices.T, axis=1).T).sum(axis=1))
-
-
-def _layered(kernel: Doubles, some: _Point, others: _Point) -> Doubles:
-    """Covariance that the factors of all layers give two sets of networks, for factors of variance 1."""
-    total = np.zeros((len(some.choices), len(others.choices)))
-    for layer in range(some.choices.shape[1]):
-        pairs = kernel[np.ix_(some.choices[:, layer], others.choices[:, layer])]
-        total += pairs * np.multiply.outer(some.pulls[:, layer], others.pulls[:, layer])
-    return total
 
 
 def _curves(some: Doubles, others: Doubles) -> Doubles:

@@ -28,7 +28,7 @@ MakeAlgorithm = Callable[[Genomes, dict[str, Any]], Algorithm]
 
 POPULATION = 100
 _ENUMERABLE = 2000  # spaces of no more genomes are listed, as evolution would spend its time on avoiding duplicates
-_CANDIDATES = 250  # networks whose gain is worked out in a round
+_CANDIDATES = 400  # networks whose gain is worked out in a round
 _OUTCOMES = 6  # equally likely errors of a candidate
 
 

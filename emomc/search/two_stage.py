@@ -55,8 +55,8 @@ class Schedule:
         algorithm: makes the pymoo algorithm of a round; if not given, NSGA-II, and NSGA-III from four objectives on.
     """
 
-    prune: float = 0.1
-    polish: float = 0.8
+    prune: float = 0.05
+    polish: float = 0.9
     batch: int = 4
     generations: int = 6
     bases: int = 16

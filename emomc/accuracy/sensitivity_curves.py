@@ -1,10 +1,11 @@
-"""What is uneven in a table of sensitivities: where it departs from smooth curves, it is likely to be wrong.
+"""Curves behind a table of sensitivities: what its choices share, and where it departs from them.
 
 What a layer loses is about a sum over its genes, of curves along their choices: pruning loses what it loses, rounding
-adds what it adds. Curves of different layers resemble each other, as the same grid halves everywhere and the same ratio
-is pruned. A sensitivity that stands out from curves that all others follow was either probed with noise, or belongs to
-a layer that really is different. The table alone cannot tell which; measured networks can, and `predictor_corrected`
-learns from them how much of the unevenness to believe.
+adds what it adds. So choices that share a gene's value are wrong together, as far as that gene's part of the loss goes.
+Curves of different layers resemble each other, as the same grid halves everywhere and the same ratio is pruned. A
+sensitivity that stands out from curves that all others follow was either probed with noise, or belongs to a layer that
+really is different. The table alone cannot tell which; measured networks can, and `predictor_corrected` learns from
+them how much of the unevenness to believe.
 """
 
 from __future__ import annotations
@@ -22,26 +23,34 @@ _NOTHING = 1e-11  # sensitivities up to here stand for no loss at all, and follo
 _HOLD = 1e-4  # weight of the square of a parameter's way from where it started
 
 
-def roughness(table: Doubles) -> Doubles:
-    """How far sensitivities are above curves, as a logarithm: above their own layer's, and those above shared ones.
+@dataclass(frozen=True, eq=False)
+class SensitivityCurves:
+    """What smooth curves say of a table of sensitivities.
 
     A layer's own curve is the shared one to a power; the shared curves differ between layers by a factor alone.
 
-    Args:
-        table: sensitivities, shape ``(L, ...)`` with an axis for each gene.
-
-    Returns:
-        Shape ``(2, L, choices)``; zero where nothing is lost.
+    Attributes:
+        roughness: how far the logarithm of the table is above its layer's own curves, and how far these are above the
+            shared ones, shape ``(2, L, choices)``; zero where nothing is lost.
+        parts: what each point of the curves, which lie end to end, is of each choice's loss, shape
+            ``(L, choices, points)``; they add up to 1.
     """
-    lost = table > _NOTHING
-    axes = [axis for axis in range(1, table.ndim) if table.shape[axis] > 1]
-    if not axes or not lost.any():
-        return np.zeros((2, len(table), table[0].size))
-    known = lost.reshape(len(table), -1)
-    targets = np.log(np.where(lost, table, 1.0)).reshape(known.shape)
-    shared = _Curves.typical(targets, known, tuple(table.shape[axis] for axis in axes)).fitted(targets, known, False)
-    smooth, common = shared.fitted(targets, known, True).values(), shared.values()
-    return np.stack([np.where(known, targets - smooth, 0.0), np.where(known, smooth - common, 0.0)])
+
+    roughness: Doubles
+    parts: Doubles
+
+    @classmethod
+    def of(cls, table: Doubles) -> SensitivityCurves:
+        """Fit curves to sensitivities of shape ``(L, ...)``, with an axis for each gene."""
+        lost = table > _NOTHING
+        choices = tuple(length for length in table.shape[1:] if length > 1) or (1,)
+        known = lost.reshape(len(table), -1)
+        targets = np.log(np.where(lost, table, 1.0)).reshape(known.shape)
+        shared = _Curves.typical(targets, known, choices).fitted(targets, known, powers=False)
+        own = shared.fitted(targets, known, powers=True)
+        smooth, common = own.values(), shared.values()
+        roughness = np.stack([np.where(known, targets - smooth, 0.0), np.where(known, smooth - common, 0.0)])
+        return cls(roughness, own.parts())
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +84,10 @@ class _Curves:
     def values(self) -> Doubles:
         """Logarithm of the sums, shape ``(L, choices)``."""
         return np.asarray(np.logaddexp.reduce(self._terms(), axis=2))
+
+    def parts(self) -> Doubles:
+        """What each point of the curves is of the sums, shape ``(L, choices, points)``."""
+        return self._along(softmax(self._terms(), axis=2))
 
     def fitted(self, targets: Doubles, known: NDArray[np.bool_], powers: bool) -> _Curves:
         """Least squares from here; without powers these stay as they are."""
@@ -110,9 +123,14 @@ class _Curves:
     def _slopes(self, known: NDArray[np.bool_], powers: bool) -> Doubles:
         """Derivatives of the values by the layer's levels and powers and by the curves, ``(L, choices, ...)``."""
         share = softmax(self._terms(), axis=2) * known[:, :, None]
-        along = np.zeros((*known.shape, self.shared.size))
-        along[:, np.arange(len(self.positions))[:, None], self.positions] = share * self.powers[:, None]
+        along = self._along(share * self.powers[:, None])
         return np.concatenate([share, share * self.shared[self.positions] * powers, along], axis=2)
+
+    def _along(self, values: Doubles) -> Doubles:
+        """Values ``(L, choices, axes)`` at their points of the curves, shape ``(L, choices, points)``."""
+        along = np.zeros((*values.shape[:2], self.shared.size))
+        along[:, np.arange(len(self.positions))[:, None], self.positions] = values
+        return along
 
 
 def _joined(slopes: Doubles, own: int) -> Doubles:

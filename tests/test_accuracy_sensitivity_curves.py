@@ -1,8 +1,9 @@
-"""Roughness of sensitivities: smooth curves have none, and doubting it brings wrong ones near the truth."""
+"""Curves behind sensitivities: they are found, and doubting what departs from them brings wrong ones near the truth."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from emomc.accuracy.link import from_link
 from emomc.accuracy.predictor_corrected import CorrectedPredictor
-from emomc.accuracy.roughness import roughness
+from emomc.accuracy.sensitivity_curves import SensitivityCurves
 from emomc.genome import Gene, SearchSpace
 
 Doubles = NDArray[np.float64]
@@ -43,6 +44,10 @@ def apart(rng: np.random.Generator, layers: int = 10) -> Doubles:
     return np.asarray(pruning[:, :, None] + (scales(rng, layers) * ROUNDING ** powers[1])[:, None, :])
 
 
+def roughness(table: Doubles) -> Doubles:
+    return SensitivityCurves.of(table).roughness
+
+
 def size(values: Doubles) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
@@ -57,6 +62,18 @@ def test_smooth_layers_that_are_apart_stand_out_from_shared_curves_alone() -> No
     found = [roughness(apart(np.random.default_rng(seed))) for seed in range(50)]
     own, shared = np.array([[size(kind) for kind in both] for both in found]).T
     assert np.quantile(own, 0.9) < 0.005 and shared.min() > 0.1
+
+
+@given(seed=SEEDS)
+def test_parts_are_what_pruning_and_rounding_are_of_each_loss(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pruning, rounding = 0.05 * scales(rng, 10) * PRUNING, scales(rng, 10) * ROUNDING
+    table = pruning[:, :, None] + rounding[:, None, :]
+    parts = SensitivityCurves.of(table).parts.reshape(10, 5, 6, 11)
+    assert parts.sum(axis=3) == pytest.approx(np.ones((10, 5, 6)))
+    for ratio, width in ((0, 0), (2, 3), (4, 5)):
+        assert parts[:, ratio, width, ratio] == pytest.approx(pruning[:, ratio] / table[:, ratio, width], abs=0.02)
+        assert parts[:, ratio, width, 5 + width] == pytest.approx(rounding[:, width] / table[:, ratio, width], abs=0.02)
 
 
 @given(seed=SEEDS, cell=st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(0, 5)))
@@ -100,7 +117,7 @@ def test_taking_roughness_back_brings_the_table_nearer_to_the_truth(made: Made, 
     for doubted in (True, False):
         predictor = CorrectedPredictor(SPACE, told, DENSE)
         if not doubted:
-            predictor._roughness = np.zeros_like(predictor._roughness)
+            predictor._curves = replace(predictor._curves, roughness=np.zeros((2, 10, 30)))
         predictor.fit(genomes, from_link(np.log(losses), DENSE))
         off = np.log(predictor.table / truth)[truth >= np.median(truth)]
         left.append(float(off.std()))
