@@ -62,7 +62,7 @@ def figure(points: Sequence[Mapping[str, Any]], paper: Mapping[str, float], path
         )
     targets = [{**TARGETS, **SIZES}[name] for name in names]
     axes.hlines(targets, np.arange(len(names)) - 0.45, np.arange(len(names)) + 0.45, "k", lw=1, label="target")
-    axes.set_xticks(np.arange(len(names)), names)
+    axes.set_xticks(np.arange(len(names)), [name.replace(" with ", "\nwith ") for name in names])
     axes.set(yscale="log", ylabel="times less than 32-bit floats")
     axes.grid(axis="y", which="both", alpha=0.3)
     ticks = (2, 5, 10, 20, 30, 50)
