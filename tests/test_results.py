@@ -65,8 +65,12 @@ def test_banks_are_built_within_time_and_memory() -> None:
     assert all(row["peak_bytes"] < 6e9 and row["file_bytes"] < row["float_bytes"] / 4 for row in found.values())
 
 
+def qualities(curves: list[dict[str, list[float]]], evaluations: int) -> list[float]:
+    return [curve["quality"][STEPS.index(evaluations)] for curve in curves]
+
+
 def mean_quality(curves: list[dict[str, list[float]]], evaluations: int) -> float:
-    return float(np.mean([curve["quality"][STEPS.index(evaluations)] for curve in curves]))
+    return float(np.mean(qualities(curves, evaluations)))
 
 
 def test_the_search_finds_nearly_all_of_known_fronts() -> None:
@@ -85,14 +89,14 @@ def test_the_search_finds_nearly_all_of_known_fronts() -> None:
 
 
 def test_a_twentieth_of_the_networks_suffices_on_resnet20() -> None:
-    """100 networks against 2,000 of unseeded NSGA-II, and against 100 of every other method."""
+    """The worst run of 100 networks against the best of 2,000 by unseeded NSGA-II, and of 100 by every other method."""
     found = json.loads((RESULTS / "search_resnet20.json").read_text())
     for name in ("plain", "ratios"):
         curves = found[name]["curves"]
-        assert len(curves["emomc"]) == 5
-        ours = mean_quality(curves["emomc"], 100)
-        assert ours > mean_quality(curves["unseeded NSGA-II"], 2000)
-        assert ours > max(mean_quality(others, 100) for method, others in curves.items() if method != "emomc")
+        assert all(len(runs) == 5 for runs in curves.values())
+        worst = min(qualities(curves["emomc"], 100))
+        assert worst > max(qualities(curves["unseeded NSGA-II"], 2000))
+        assert worst > max(max(qualities(runs, 100)) for method, runs in curves.items() if method != "emomc")
 
 
 ELASTIC = RESULTS / "elastic.json"
