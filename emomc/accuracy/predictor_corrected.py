@@ -97,7 +97,7 @@ class CorrectedPredictor(LinkPredictor):
         self._curve = _Curve(np.zeros(0), np.zeros(0))
         self._prior = _Prior(0.5, _ALIKE[1], _DOUBT[0], 0.15)
         self._learned: tuple[_Point, Factor] | None = None
-        self._curves = SensitivityCurves.of(self._given.reshape(self._shape))
+        self._table_curves = SensitivityCurves.of(self._given.reshape(self._shape))
         grid = np.stack(np.unravel_index(np.arange(self._given.shape[1]), self._shape[1:]), axis=1)
         self._near = np.exp(-np.abs(grid[:, None] - grid[None]).sum(axis=2) / _REACH)
 
@@ -116,7 +116,7 @@ class CorrectedPredictor(LinkPredictor):
             weights = cho_solve(self._factored(known, variance), rest)
             moved = self._moved(choices, known.pulls * weights[:, None])
             doubts = np.clip(self._prior.doubt**2 * weights @ known.rough, *_DOUBTS)
-            taken_back = np.tensordot(doubts, self._curves.roughness, axes=1)
+            taken_back = np.tensordot(doubts, self._table_curves.roughness, axes=1)
             self._logs = np.clip(self._prior.off**2 * moved - taken_back, -_MOST, _MOST)
             self._curve = _Curve(known.log_score, weights)
         known = self._at(choices)
@@ -167,7 +167,8 @@ class CorrectedPredictor(LinkPredictor):
         slope = 1 + (self._curve(log_score + _STEP) - self._curve(log_score - _STEP)) / (2 * _STEP)
         pulls = np.clip(slope, *_SLOPES)[:, None] * parts / score[:, None]
         rough = [
-            -(pulls * np.take_along_axis(kind, choices.T, axis=1).T).sum(axis=1) for kind in self._curves.roughness
+            -(pulls * np.take_along_axis(kind, choices.T, axis=1).T).sum(axis=1)
+            for kind in self._table_curves.roughness
         ]
         return _Point(choices, log_score, pulls, np.stack(rough, axis=1))
 
@@ -182,7 +183,7 @@ class CorrectedPredictor(LinkPredictor):
 
     def _pointed(self, point: _Point) -> Doubles:
         """Derivative of the targets by what each point of each layer's curves is off, shape ``(n, L * points)``."""
-        parts = self._curves.parts[np.arange(point.choices.shape[1]), point.choices]
+        parts = self._table_curves.parts[np.arange(point.choices.shape[1]), point.choices]
         return np.asarray((point.pulls[:, :, None] * parts).reshape(len(parts), -1))
 
     def _moved(self, choices: Integers, pulls: Doubles) -> Doubles:
@@ -191,7 +192,7 @@ class CorrectedPredictor(LinkPredictor):
         return np.array(
             [
                 layer * pull.sum() + near * self._near[:, own] @ pull + points * parts @ (parts[own].T @ pull)
-                for own, pull, parts in zip(choices.T, pulls.T, self._curves.parts, strict=True)
+                for own, pull, parts in zip(choices.T, pulls.T, self._table_curves.parts, strict=True)
             ]
         )
 
