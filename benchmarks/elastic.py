@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs") / "elastic", help="folder of what is kept")
     parser.add_argument("--data", help="folder with cifar10/ and checkpoints/; else EMOMC_DATA")
     parser.add_argument("--steps", type=int, default=2400, help="of elastic training")
-    parser.add_argument("--brief-steps", type=int, default=250, help="of the brief elastic training")
+    parser.add_argument("--brief-steps", type=int, default=200, help="of the brief elastic training")
     parser.add_argument("--threads", type=int, default=2, help="of elastic training")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
