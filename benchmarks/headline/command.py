@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from emomc.benchmarks.curves import known
 from emomc.benchmarks.environment import RESULTS, write_results
-from emomc.benchmarks.headline.levels import RECIPE, Levels, polish_recipe
+from emomc.benchmarks.headline.levels import RECIPE, Levels, further_recipe, polish_recipe
 from emomc.benchmarks.headline.shown import figure, table
-from emomc.problems.tasks import load_task
+from emomc.errors import EmomcError
+from emomc.problems.tasks import Task, load_task
 
 LEVELS = (0.4, 0.55, 0.7, 0.85, 1.0)  # shares of the targets
 LIMIT = 0.003  # of the loss, as published
@@ -35,24 +38,46 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
     parser.add_argument(
         "--polish", type=int, default=0, metavar="STEPS", help="of training the file of the last trained level on"
     )
+    parser.add_argument("--further", type=Path, metavar="FILE", help="train this file of earlier results on instead")
     arguments = parser.parse_args()
-    if arguments.polish and not arguments.minutes:
-        parser.error("--polish goes on from a trained level: say with --minutes how long it is trained.")
+    if (arguments.polish or arguments.further) and not arguments.minutes:
+        parser.error("--polish and --further go on from a trained level: say with --minutes how long it is trained.")
     arguments.runs.mkdir(parents=True, exist_ok=True)
     given = {"data": arguments.data, "checkpoint": arguments.checkpoint}
     task = load_task(task_name, **{name: path for name, path in given.items() if path})
     levels = Levels(task, arguments.runs, arguments.minutes, arguments.polish)
+    if arguments.further:
+        _store(name, task, _with_further(levels, known(name)["points"], arguments.further), paper)
+        return
     points: list[dict[str, Any]] = []
     trained = (arguments.train or arguments.levels) if arguments.minutes else []
     wanted = {"one-shot": arguments.levels, "trained": trained, "polished": trained[-1:] if arguments.polish else []}
     for kind, shares in wanted.items():
         found = [levels.level(level, kind) for level in shares]
         points += [levels.test(point) if i == tested(kind, found) else point for i, point in enumerate(found)]
-        facts = {"recipe": repr(RECIPE), "polish": repr(polish_recipe(task)), "points": points}
-        path = write_results(name, {**facts, "table": table(points, paper).splitlines()})
-        figure(points, paper, RESULTS / f"{name}.png")
-        print(table(points, paper), flush=True)
-    print(path)
+        _store(name, task, points, paper)
+
+
+def _with_further(levels: Levels, points: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """Points of earlier results, and the one that training the file of one of them on makes.
+
+    Raises:
+        EmomcError: the file is of none of the points.
+    """
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    source = next((point for point in points if point["sha256"] == digest), None)
+    if source is None:
+        raise EmomcError(f"{file} is none of the files whose SHA-256 the results list: train one of those on.")
+    others = [point for point in points if point.get("of") != digest]
+    return [*others, levels.test(levels.further(source, file))]
+
+
+def _store(name: str, task: Task, points: list[dict[str, Any]], paper: Mapping[str, float]) -> None:
+    """Write results, table and figure."""
+    recipes = {"recipe": repr(RECIPE), "polish": repr(polish_recipe(task)), "further": repr(further_recipe(task))}
+    path = write_results(name, {**recipes, "points": points, "table": table(points, paper).splitlines()})
+    figure(points, paper, RESULTS / f"{name}.png")
+    print(table(points, paper), path, sep="\n", flush=True)
 
 
 def tested(kind: str, points: list[dict[str, Any]]) -> int:

@@ -8,11 +8,13 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from emomc import coding
@@ -39,35 +41,60 @@ RECIPE = Recipe(
 )
 
 
+def further_recipe(task: Task) -> Recipe:
+    """How a file of earlier results is trained on."""
+    return replace(finetune_recipe(task), learning_rate=0.01, batch=64)
+
+
 def polish_recipe(task: Task) -> Recipe:
     """How a file is trained on: as `finetune` does unless told otherwise, in batches twice as large."""
     return replace(finetune_recipe(task), learning_rate=0.01, batch=128)
 
 
 class Levels:
-    """All levels of one run folder: Gram matrices, paths and probes are made or read when it is opened."""
+    """All levels of one run folder; Gram matrices, paths and probes are made or read when they are first needed."""
 
     def __init__(self, task: Task, folder: Path, minutes: float, polish: int) -> None:
         """Levels whose training takes so many minutes, and whose polish so many steps."""
         self.task, self.folder, self.minutes, self.polish = task, folder, minutes, polish
         self.network = trace(task.module, task.example_input)
         self.costs = Costs(task, self.network)
-        self.pruned = paths(task, self.network, folder)
-        self.losses = sensitivities(task, self.network, folder, self.pruned)
         self.trained: nn.Module | None = None
+
+    @cached_property
+    def pruned(self) -> dict[str, Any]:
+        """Every layer along its path."""
+        return paths(self.task, self.network, self.folder)
+
+    @cached_property
+    def losses(self) -> NDArray[np.float64]:
+        """What each layer loses alone at every ratio."""
+        return sensitivities(self.task, self.network, self.folder, self.pruned)
 
     def level(self, level: float, kind: str) -> dict[str, Any]:
         """One level, one-shot, trained or polished: written, decoded and measured on validation images, or read."""
-        name = f"{kind}-{level:g}"
-        path, done = self.folder / f"{name}.emomc", self.folder / f"{name}.json"
+        path = self.folder / f"{kind}-{level:g}.emomc"
+        done = path.with_suffix(".json")
         make = {"one-shot": self._one_shot, "trained": self._train, "polished": self._polish}[kind]
         extra = make(level, path)
         if not done.exists():
-            measured = {"validation": measure(self.task, self.network, path, "validation")}
-            found = {"kind": kind, "level": level, **extra, **measured, **facts(self.network, self.costs, path)}
-            done.write_text(json.dumps(found))
-            print(name, measured, found["ratios"], flush=True)
+            self._measure({"kind": kind, "level": level, **extra}, path)
         return json.loads(done.read_text())  # type: ignore[no-any-return]
+
+    def further(self, point: Mapping[str, Any], file: Path) -> dict[str, Any]:
+        """A level of earlier results whose file is trained on at its size, measured on validation images, or read."""
+        path = self.folder / f"further-{point['level']:g}.emomc"
+        done = path.with_suffix(".json")
+        if not done.exists():
+            spent = self._finetune(file, path, Budget(minutes=self.minutes), further_recipe(self.task))
+            self._measure({"kind": "further", "level": point["level"], "of": point["sha256"], **spent}, path)
+        return json.loads(done.read_text())  # type: ignore[no-any-return]
+
+    def _measure(self, known: Mapping[str, Any], path: Path) -> None:
+        measured = {"validation": measure(self.task, self.network, path, "validation")}
+        found = {**known, **measured, **facts(self.network, self.costs, path)}
+        path.with_suffix(".json").write_text(json.dumps(found))
+        print(path.stem, measured, found["ratios"], flush=True)
 
     def test(self, point: dict[str, Any]) -> dict[str, Any]:
         """A level with its test images measured, once."""
@@ -124,17 +151,12 @@ class Levels:
         """Done once: repeating `finetune` would write and measure anew, as its checkpoint is of the training alone."""
         if path.with_suffix(".json").exists():
             return {}
-        found = finetune(
-            self.folder / f"trained-{level:g}.emomc",
-            path,
-            self.task,
-            Budget(steps=self.polish),
-            recipe=polish_recipe(self.task),
-            checkpoint=path.with_suffix(".pt"),
-            tell=_print_progress,
-            notice=print,
-        )
-        return _spent(found.progress)
+        source = self.folder / f"trained-{level:g}.emomc"
+        return self._finetune(source, path, Budget(steps=self.polish), polish_recipe(self.task))
+
+    def _finetune(self, source: Path, path: Path, budget: Budget, recipe: Recipe) -> dict[str, Any]:
+        tuning = {"recipe": recipe, "checkpoint": path.with_suffix(".pt"), "tell": _print_progress, "notice": print}
+        return _spent(finetune(source, path, self.task, budget, **tuning).progress)  # type: ignore[arg-type]
 
 
 def _spent(progress: Progress) -> dict[str, Any]:
