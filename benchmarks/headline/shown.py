@@ -15,7 +15,8 @@ from emomc.benchmarks.headline.costs import SIZES, TARGETS
 def label(point: Mapping[str, Any]) -> str:
     """Such as ``one-shot, level 0.7``."""
     minutes = f" {point['minutes']:.0f} min" if "minutes" in point else ""
-    return f"{point['kind']}{minutes}, level {point['level']:g}"
+    kind = "trained on" if point["kind"] == "further" else point["kind"]
+    return f"{kind}{minutes}, level {point['level']:g}"
 
 
 def _loss(point: Mapping[str, Any], split: str) -> str:
