@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc import CompressionProblem, front_of, hypervolume
-from emomc.benchmarks.environment import RESULTS
+from emomc.benchmarks.environment import known
 from emomc.benchmarks.methods import METHODS, Trace
 from emomc.search.infill import pick_gain
 
@@ -68,13 +67,6 @@ def at(curves: Sequence[Mapping[str, Any]], step: int) -> Doubles:
     """Quality after a number of evaluations, one per seed that got so far."""
     position = STEPS.index(step)
     return np.array([each["quality"][position] for each in curves if len(each["quality"]) > position])
-
-
-def known(name: str) -> dict[str, Any]:
-    """What ``results/NAME.json`` holds; nothing if it does not exist."""
-    file = RESULTS / f"{name}.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return found
 
 
 def known_curves(name: str, *path: str) -> dict[str, list[dict[str, Any]]]:

@@ -47,3 +47,10 @@ def write_results(name: str, results: Mapping[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"environment": environment(), **results}, indent=2) + "\n")
     return path
+
+
+def known(name: str) -> dict[str, Any]:
+    """What ``results/NAME.json`` holds; nothing if it does not exist."""
+    file = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found

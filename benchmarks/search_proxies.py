@@ -14,8 +14,8 @@ import argparse
 import time
 from typing import Any
 
-from emomc.benchmarks.curves import curve, in_order, known, known_curves, table
-from emomc.benchmarks.environment import write_results
+from emomc.benchmarks.curves import curve, in_order, known_curves, table
+from emomc.benchmarks.environment import known, write_results
 from emomc.benchmarks.methods import METHODS, spend
 from emomc.benchmarks.proxies import NOISE, PROXIES
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 import emomc
 from emomc.accuracy.predictor import rank_correlation
-from emomc.benchmarks.curves import curve, in_order, known, known_curves, table
-from emomc.benchmarks.environment import write_results
+from emomc.benchmarks.curves import curve, in_order, known_curves, table
+from emomc.benchmarks.environment import known, write_results
 from emomc.benchmarks.methods import METHODS, Trace, spend
 from emomc.search import SearchTask, front_of
 from emomc.search.ledger import Readings

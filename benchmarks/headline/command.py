@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emomc.benchmarks.curves import known
-from emomc.benchmarks.environment import RESULTS, write_results
-from emomc.benchmarks.headline.levels import RECIPE, Levels, further_recipe, polish_recipe
+from emomc.benchmarks.environment import RESULTS, known, write_results
+from emomc.benchmarks.headline.levels import FURTHER, POLISH, RECIPE, Levels, tuning_recipe
 from emomc.benchmarks.headline.shown import figure, table
-from emomc.errors import EmomcError
 from emomc.problems.tasks import Task, load_task
 
 LEVELS = (0.4, 0.55, 0.7, 0.85, 1.0)  # shares of the targets
@@ -44,10 +42,10 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
         parser.error("--polish and --further go on from a trained level: say with --minutes how long it is trained.")
     arguments.runs.mkdir(parents=True, exist_ok=True)
     given = {"data": arguments.data, "checkpoint": arguments.checkpoint}
-    task = load_task(task_name, **{name: path for name, path in given.items() if path})
+    task = load_task(task_name, **{option: path for option, path in given.items() if path})
     levels = Levels(task, arguments.runs, arguments.minutes, arguments.polish)
     if arguments.further:
-        _store(name, task, _with_further(levels, known(name)["points"], arguments.further), paper)
+        _store(name, task, _with_further(levels, known(name).get("points", []), arguments.further), paper)
         return
     points: list[dict[str, Any]] = []
     trained = (arguments.train or arguments.levels) if arguments.minutes else []
@@ -62,20 +60,22 @@ def _with_further(levels: Levels, points: list[dict[str, Any]], file: Path) -> l
     """Points of earlier results, and the one that training the file of one of them on makes.
 
     Raises:
-        EmomcError: the file is of none of the points.
+        SystemExit: the file is of none of the points.
     """
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     source = next((point for point in points if point["sha256"] == digest), None)
     if source is None:
-        raise EmomcError(f"{file} is none of the files whose SHA-256 the results list: train one of those on.")
+        raise SystemExit(f"{file} is none of the files whose SHA-256 the results list: train one of those on.")
     others = [point for point in points if point.get("of") != digest]
     return [*others, levels.test(levels.further(source, file))]
 
 
 def _store(name: str, task: Task, points: list[dict[str, Any]], paper: Mapping[str, float]) -> None:
     """Write results, table and figure."""
-    recipes = {"recipe": repr(RECIPE), "polish": repr(polish_recipe(task)), "further": repr(further_recipe(task))}
-    path = write_results(name, {**recipes, "points": points, "table": table(points, paper).splitlines()})
+    tuning = {"polish": repr(tuning_recipe(task, POLISH)), "further": repr(tuning_recipe(task, FURTHER))}
+    path = write_results(
+        name, {"recipe": repr(RECIPE), **tuning, "points": points, "table": table(points, paper).splitlines()}
+    )
     figure(points, paper, RESULTS / f"{name}.png")
     print(table(points, paper), path, sep="\n", flush=True)
 

@@ -41,14 +41,12 @@ RECIPE = Recipe(
 )
 
 
-def further_recipe(task: Task) -> Recipe:
-    """How a file of earlier results is trained on."""
-    return replace(finetune_recipe(task), learning_rate=0.01, batch=64)
+POLISH, FURTHER = 128, 64  # images a step where a file is trained on
 
 
-def polish_recipe(task: Task) -> Recipe:
-    """How a file is trained on: as `finetune` does unless told otherwise, in batches twice as large."""
-    return replace(finetune_recipe(task), learning_rate=0.01, batch=128)
+def tuning_recipe(task: Task, batch: int) -> Recipe:
+    """How a file is trained on: as `finetune` does unless told otherwise, at twice its learning rate."""
+    return replace(finetune_recipe(task), learning_rate=0.01, batch=batch)
 
 
 class Levels:
@@ -73,21 +71,23 @@ class Levels:
 
     def level(self, level: float, kind: str) -> dict[str, Any]:
         """One level, one-shot, trained or polished: written, decoded and measured on validation images, or read."""
-        path = self.folder / f"{kind}-{level:g}.emomc"
+        planned = {"kind": kind, "level": level}
+        path = self._path(planned)
         done = path.with_suffix(".json")
         make = {"one-shot": self._one_shot, "trained": self._train, "polished": self._polish}[kind]
         extra = make(level, path)
         if not done.exists():
-            self._measure({"kind": kind, "level": level, **extra}, path)
+            self._measure({**planned, **extra}, path)
         return json.loads(done.read_text())  # type: ignore[no-any-return]
 
     def further(self, point: Mapping[str, Any], file: Path) -> dict[str, Any]:
         """A level of earlier results whose file is trained on at its size, measured on validation images, or read."""
-        path = self.folder / f"further-{point['level']:g}.emomc"
+        planned = {"kind": "further", "level": point["level"], "of": point["sha256"]}
+        path = self._path(planned)
         done = path.with_suffix(".json")
         if not done.exists():
-            spent = self._finetune(file, path, Budget(minutes=self.minutes), further_recipe(self.task))
-            self._measure({"kind": "further", "level": point["level"], "of": point["sha256"], **spent}, path)
+            spent = self._finetune(file, path, Budget(minutes=self.minutes), tuning_recipe(self.task, FURTHER))
+            self._measure({**planned, **spent}, path)
         return json.loads(done.read_text())  # type: ignore[no-any-return]
 
     def _measure(self, known: Mapping[str, Any], path: Path) -> None:
@@ -98,11 +98,16 @@ class Levels:
 
     def test(self, point: dict[str, Any]) -> dict[str, Any]:
         """A level with its test images measured, once."""
-        name = f"{point['kind']}-{point['level']:g}"
+        path = self._path(point)
         if "test" not in point:
-            point = {**point, "test": measure(self.task, self.network, self.folder / f"{name}.emomc", "test")}
-            (self.folder / f"{name}.json").write_text(json.dumps(point))
+            point = {**point, "test": measure(self.task, self.network, path, "test")}
+            path.with_suffix(".json").write_text(json.dumps(point))
         return point
+
+    def _path(self, point: Mapping[str, Any]) -> Path:
+        """Where the file of a point is; what goes on from another file has part of that one's hash in its name."""
+        of = f"-of-{point['of'][:8]}" if "of" in point else ""
+        return self.folder / f"{point['kind']}-{point['level']:g}{of}.emomc"
 
     def _chosen(self, level: float) -> list[int]:
         return choose(self.losses, self.costs, level).tolist()  # type: ignore[no-any-return]
@@ -152,7 +157,7 @@ class Levels:
         if path.with_suffix(".json").exists():
             return {}
         source = self.folder / f"trained-{level:g}.emomc"
-        return self._finetune(source, path, Budget(steps=self.polish), polish_recipe(self.task))
+        return self._finetune(source, path, Budget(steps=self.polish), tuning_recipe(self.task, POLISH))
 
     def _finetune(self, source: Path, path: Path, budget: Budget, recipe: Recipe) -> dict[str, Any]:
         tuning = {"recipe": recipe, "checkpoint": path.with_suffix(".pt"), "tell": _print_progress, "notice": print}
