@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 import emomc
 from emomc import coding
 from emomc.benchmarks.environment import RESULTS, write_results
-from emomc.compression import METHODS, Calibration
+from emomc.compression import METHODS, Calibration, Setting
 
 Integers = NDArray[np.signedinteger]
 CHOICES = {  # prune ratio -> (bit-width, shared values)
@@ -110,8 +110,12 @@ def compressed(
     grams = Calibration(task.module, network, task.splits.calibration.inputs).grams() if calibrated else {}
     for ratio, choices in settings.items():
         layers = {
-            layer.name: METHODS[method](
-                np.ascontiguousarray(state[layer.weight].numpy()), ratio, choices, grams.get(layer.name)
+            layer.name: list(
+                METHODS[method](
+                    np.ascontiguousarray(state[layer.weight].numpy()),
+                    [Setting(ratio, *choice) for choice in choices],
+                    grams.get(layer.name),
+                )
             )
             for layer in network.layers
         }

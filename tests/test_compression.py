@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from emomc.compression import (
     METHODS,
+    Setting,
     cluster_nonzero,
     kmeans_1d,
     prune_magnitude,
@@ -287,12 +288,13 @@ CHOICES = ((16, 0), (8, 32), (4, 4), (3, 4), (2, 0), (2, 4), (16, 4))
     ids=["zeros", "one weight", "constant", "signs", "dead channel", "huge", "tiny"],
 )
 def test_extreme_layers_give_finite_weights_and_keep_zeros(weight: Floats, prune_ratio: float) -> None:
-    for tensor, (bits, shared) in zip(METHODS["magnitude"](weight, prune_ratio, CHOICES), CHOICES, strict=True):
+    wanted = [Setting(prune_ratio, *choice) for choice in CHOICES]
+    for tensor, (bits, shared) in zip(METHODS["magnitude"](weight, wanted), CHOICES, strict=True):
         result = tensor.dequantize()
         assert np.all(np.isfinite(result)) and tensor.bit_width == bits
         assert not result[prune_magnitude(weight, prune_ratio) == 0].any()
         assert error(weight, result) <= error(weight, np.zeros_like(weight)) * (1 + 1e-6) or shared
-    for tensor in METHODS["published"](weight, prune_ratio, ((8, 0), (2, 0))):
+    for tensor in METHODS["published"](weight, [Setting(prune_ratio, 8, 0), Setting(prune_ratio, 2, 0)]):
         assert np.all(np.isfinite(tensor.dequantize()))
 
 
@@ -301,14 +303,14 @@ def test_extreme_layers_give_finite_weights_and_keep_zeros(weight: Floats, prune
 def test_a_constant_layer_is_kept(bits: int, shared: int) -> None:
     """One value needs one level of any grid; what remains is the rounding of a scale to half precision."""
     weight = np.full((4, 9), -0.3, np.float32)
-    result = METHODS["magnitude"](weight, 0.0, [(bits, shared)])[0].dequantize()
+    result = next(METHODS["magnitude"](weight, [Setting(0.0, bits, shared)])).dequantize()
     assert np.abs(result - weight).max() <= 0.3 * 2.0**-10 if bits < 16 else 2e-5
     assert len(np.unique(result)) == 1
 
 
 def test_more_shared_values_than_distinct_weights_keep_every_weight() -> None:
     weight = np.array([[0.5, 0.25, -0.5, 0.0]], np.float32)
-    result = METHODS["magnitude"](weight, 0.0, [(8, 32)])[0].dequantize()
+    result = next(METHODS["magnitude"](weight, [Setting(0.0, 8, 32)])).dequantize()
     assert np.abs(result - weight).max() < 0.5 / 127 / 2
     assert result[0, 3] == 0
 
@@ -316,10 +318,10 @@ def test_more_shared_values_than_distinct_weights_keep_every_weight() -> None:
 def test_a_codebook_with_room_for_the_whole_grid_shares_nothing() -> None:
     weight = weights()
     for bits, shared in ((2, 2), (2, 32), (3, 6), (4, 14)):
-        plain, full = METHODS["magnitude"](weight, 0.3, [(bits, 0), (bits, shared)])
+        plain, full = METHODS["magnitude"](weight, [Setting(0.3, bits, 0), Setting(0.3, bits, shared)])
         assert np.array_equal(plain.integers, full.integers) and np.array_equal(plain.scale, full.scale)
 
 
 def test_the_published_method_refuses_sharing() -> None:
     with pytest.raises(EmomcError, match="fix shared_values to 0"):
-        METHODS["published"](weights(), 0.5, [(8, 4)])
+        METHODS["published"](weights(), [Setting(0.5, 8, 4)])

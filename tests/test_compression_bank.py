@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from emomc.coding import decode_tensor, encode_tensor
-from emomc.compression import METHODS, Bank, prune_magnitude
+from emomc.compression import METHODS, Bank, Setting, prune_magnitude
 from emomc.compression.cachelimit import bank_limit
 from emomc.errors import EmomcError
 from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, Gene, SearchSpace
@@ -72,7 +72,7 @@ def test_every_entry_decodes_to_what_the_method_gives(bank: Bank) -> None:
     for (layer, *indices), blob in entries.items():
         name = SPACE.layers[layer]
         ratio, bits, shared = choices(tuple(indices))
-        expected = METHODS["magnitude"](layers()[name], ratio, [(bits, shared)])[0]
+        expected = next(METHODS["magnitude"](layers()[name], [Setting(ratio, bits, shared)]))
         decoded = decode_tensor(blob, SHAPES[name])
         assert np.array_equal(decoded.dequantize(), expected.dequantize())
         assert blob == encode_tensor(expected)
@@ -329,7 +329,8 @@ def test_a_codebook_larger_than_the_number_of_distinct_weights_holds_them_all(me
     weight = rng.choice([-0.5, 0.0, 0.125, 0.25], (6, 30)).astype(np.float32)
     inputs = rng.normal(size=(1, 30, 200))
     gram = (inputs @ inputs.transpose(0, 2, 1) / 200).astype(np.float32)
-    for tensor in METHODS[method](weight, 0.0, [(8, 64), (12, 16), (8, 4)], gram):
+    settings = [Setting(0.0, 8, 64), Setting(0.0, 12, 16), Setting(0.0, 8, 4)]
+    for tensor in METHODS[method](weight, settings, gram):
         assert np.abs(tensor.dequantize() - weight).max() < 2e-3
         assert len(np.unique(tensor.integers)) <= 4
         assert not tensor.integers[weight == 0].any()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from emomc.compression import (
     METHODS,
     OutputError,
+    Setting,
     prune_channels,
     prune_channels_magnitude,
     prune_n_m,
@@ -101,9 +102,10 @@ def test_weights_that_are_zero_already_stay_zero_and_count(method: str, granular
     already[:, :5] = True
     weight[already] = 0
     zeros = np.count_nonzero(weight == 0)
-    for tensor in METHODS[method](weight, ratio, CHOICES, gram, granularity):
+    settings = [Setting(ratio, *choice, granularity) for choice in CHOICES]
+    for tensor in METHODS[method](weight, settings, gram):
         assert not tensor.integers[already].any()
-    pruned = METHODS[method](weight, ratio, [(16, 0)], gram, granularity)[0].integers != 0
+    pruned = next(METHODS[method](weight, settings, gram)).integers != 0
     if granularity == WEIGHT:
         assert weight.size - pruned.sum() == max(round(ratio * weight.size), zeros)
     elif granularity == CHANNEL:
@@ -118,7 +120,7 @@ def test_what_is_kept_makes_up_for_what_was_zero_already_only_where_it_helps() -
     weight, gram = a_layer("conv")
     weight[np.random.default_rng(0).random(weight.shape) < 0.5] = 0
     objective = OutputError.of(weight, gram)
-    assert np.array_equal(prune_obs(objective, 0.3), weight)
+    assert np.array_equal(prune_obs(objective, [0.3])[0], weight)
     sparse = prune_n_m_magnitude(weight, 2, 4)
     assert np.allclose(prune_n_m(OutputError.of(sparse, gram), 2, 4), sparse, atol=1e-5)
 
@@ -129,7 +131,7 @@ def test_degenerate_layers_give_finite_results(granularity: str) -> None:
     dead = gram.copy()
     dead[:, :2], dead[:, :, :2] = 0, 0  # inputs that are always zero
     for w, h in ((weight, gram), (weight, dead), (weight, 0 * gram), (0 * weight, gram)):
-        for tensor in METHODS["obs"](w, 0.5, CHOICES, h, granularity):
+        for tensor in METHODS["obs"](w, [Setting(0.5, *choice, granularity) for choice in CHOICES], h):
             result = tensor.dequantize()
             assert np.isfinite(result).all()
             assert np.abs(result).max() < 100 * max(np.abs(weight).max(), 1e-6)

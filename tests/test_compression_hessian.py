@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 import emomc
-from emomc.compression import METHODS, Bank, Calibration, collect_grams, compress_in_order
+from emomc.compression import METHODS, Bank, Calibration, Setting, collect_grams, compress_in_order
 from emomc.errors import EmomcError
 from emomc.genome import Gene, SearchSpace
 from emomc.network import trace
@@ -195,7 +195,7 @@ def test_layers_compressed_in_order_make_up_for_those_before_them(choice: tuple[
     data = Calibration(module, trace(module, inputs[:1]), inputs)
     grams, state = data.grams(), module.state_dict()
     alone = {
-        layer.name: METHODS["obs"](state[layer.weight].numpy(), choice[0], [choice[1:]], grams[layer.name])[0]
+        layer.name: next(METHODS["obs"](state[layer.weight].numpy(), [Setting(*choice)], grams[layer.name]))
         for layer in data.network.layers
     }
     in_order = compress_in_order(data, dict.fromkeys(alone, choice))
@@ -261,7 +261,7 @@ def test_too_few_inputs_are_told_and_still_give_usable_weights() -> None:
     for name, gram in grams.items():
         weight = module.state_dict()[f"{name}.weight"].numpy()
         assert np.linalg.matrix_rank(gram[0]) <= 12
-        for tensor in METHODS["obs"](weight, 0.5, [(8, 0), (3, 0), (8, 4)], gram):
+        for tensor in METHODS["obs"](weight, [Setting(0.5, 8, 0), Setting(0.5, 3, 0), Setting(0.5, 8, 4)], gram):
             result = tensor.dequantize()
             assert np.isfinite(result).all() and np.abs(result).max() < 10 * np.abs(weight).max()
             assert np.count_nonzero(result == 0) >= weight.size // 2

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from emomc.compression import (
     METHODS,
     OutputError,
+    Setting,
     cluster_nonzero,
     cluster_obs,
     prune_magnitude,
@@ -26,6 +27,7 @@ from emomc.compression import (
     share_values,
 )
 from emomc.compression.obs import revisit, round_in_order, solve_kept
+from emomc.genome import CHANNEL, WEIGHT
 
 Floats = NDArray[np.float32]
 SHAPES = {"conv": (8, 4, 3, 3), "linear": (6, 50), "grouped": (8, 3, 3, 3), "depthwise": (6, 1, 3, 3)}
@@ -96,7 +98,7 @@ def test_solving_is_least_squares_of_every_row(kind: str) -> None:
 @pytest.mark.parametrize("ratio", [0.0, 0.013, 0.5, 0.87, 1.0])
 def test_exactly_the_share_is_removed(kind: str, ratio: float) -> None:
     weight, gram = a_layer(kind)
-    pruned = prune_obs(OutputError.of(weight, gram), ratio)
+    pruned = prune_obs(OutputError.of(weight, gram), [ratio])[0]
     assert pruned.shape == weight.shape
     assert np.count_nonzero(pruned == 0) == round(ratio * weight.size)
     if ratio == 0:
@@ -106,7 +108,7 @@ def test_exactly_the_share_is_removed(kind: str, ratio: float) -> None:
 @pytest.mark.parametrize("kind", ["conv", "linear"])
 def test_on_independent_inputs_it_is_magnitude_pruning(kind: str) -> None:
     weight = a_layer(kind)[0]
-    pruned = prune_obs(OutputError.of(weight, white(kind)), 0.6)
+    pruned = prune_obs(OutputError.of(weight, white(kind)), [0.6])[0]
     assert np.allclose(pruned, prune_magnitude(weight, 0.6), atol=1e-6)
 
 
@@ -122,7 +124,7 @@ def test_pruning_is_close_to_the_best_of_all_subsets(seed: int) -> None:
         difference = -target
         difference[subset] += np.linalg.solve(H[np.ix_(subset, subset)], H[subset] @ target)
         best = min(best, float(difference @ H @ difference))
-    found = damped(objective, prune_obs(objective, 5 / 9))
+    found = damped(objective, prune_obs(objective, [5 / 9])[0])
     assert best * (1 - 1e-4) <= found <= 1.6 * best
     assert found < naive
 
@@ -135,7 +137,7 @@ def test_pruning_beats_magnitude_even_if_that_is_compensated(kind: str, ratio: f
     magnitude = prune_magnitude(weight, ratio)
     kept = (objective.columns(magnitude) != 0).float()
     compensated = objective.weight(solve_kept(objective, objective.target, kept, 60))
-    errors = [damped(objective, result) for result in (prune_obs(objective, ratio), compensated, magnitude)]
+    errors = [damped(objective, result) for result in (prune_obs(objective, [ratio])[0], compensated, magnitude)]
     assert errors[0] < errors[1] < errors[2]
 
 
@@ -166,7 +168,7 @@ def test_n_of_m_neighbours_remain(keep: int, of: int, shape: tuple[int, ...]) ->
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 def test_rounding_beats_rounding_to_nearest(kind: str, bits: int) -> None:
     weight, gram = a_layer(kind)
-    compensated = quantize_obs(OutputError.of(weight, gram), weight, [bits])[0]
+    compensated = next(quantize_obs(OutputError.of(weight, gram), [(weight, bits)]))
     assert compensated.bit_width == bits
     assert np.abs(compensated.integers).max() <= 2 ** (bits - 1) - 1
     nearest = quantize_uniform(weight, bits).dequantize()
@@ -176,7 +178,7 @@ def test_rounding_beats_rounding_to_nearest(kind: str, bits: int) -> None:
 @pytest.mark.parametrize("bits", [2, 4, 16])
 def test_on_independent_inputs_every_weight_is_rounded_to_nearest(bits: int) -> None:
     weight = a_layer()[0]
-    coded = quantize_obs(OutputError.of(weight, white()), weight, [bits])[0]
+    coded = next(quantize_obs(OutputError.of(weight, white()), [(weight, bits)]))
     steps = weight / coded.scale.astype(np.float32).reshape(-1, 1, 1, 1)
     level = 2 ** (bits - 1) - 1
     assert np.abs(coded.integers - np.clip(steps, -level, level)).max() <= 0.5 + 1e-3
@@ -186,9 +188,9 @@ def test_on_independent_inputs_every_weight_is_rounded_to_nearest(bits: int) -> 
 @pytest.mark.parametrize(("count", "bits"), [(16, 8), (4, 8), (4, 4), (1, 8)])
 def test_sharing_beats_clustering_that_ignores_the_inputs(kind: str, count: int, bits: int) -> None:
     weight, gram = a_layer(kind)
-    pruned = prune_obs(OutputError.of(weight, gram), 0.4)
+    pruned = prune_obs(OutputError.of(weight, gram), [0.4])[0]
     objective = OutputError.of(weight, gram)
-    coded = share_obs(objective, pruned, cluster_obs(objective, pruned, [count]), [(bits, count)])[0]
+    coded = next(share_obs(objective, [(pruned, cluster_obs(objective, pruned, [count]), bits, count)]))
     assert np.array_equal(coded.integers[pruned == 0], np.zeros(np.count_nonzero(pruned == 0)))
     assert len(np.unique(coded.integers[pruned != 0])) <= count
     plain = share_values(pruned, cluster_nonzero(pruned, [count]), count, bits).dequantize()
@@ -228,8 +230,8 @@ def test_errors_of_pruning_and_of_rounding_what_is_left_add_up(kind: str) -> Non
     """What least squares leaves is orthogonal to every change of the kept weights."""
     weight, gram = a_layer(kind)
     objective = OutputError.of(weight, gram)
-    pruned = prune_obs(objective, 0.5)
-    rounded = quantize_obs(objective, pruned, [4])[0].dequantize()
+    pruned = prune_obs(objective, [0.5])[0]
+    rounded = next(quantize_obs(objective, [(pruned, 4)])).dequantize()
     between = damped(OutputError.of(pruned, gram), rounded)
     assert damped(objective, rounded) == pytest.approx(damped(objective, pruned) + between, rel=0.02)
     assert np.all(rounded[pruned == 0] == 0)
@@ -252,7 +254,8 @@ def test_degenerate_layers_give_finite_results(kind: str) -> None:
         (0 * weight, gram),
         (tiny, gram),
     ):
-        for tensor in METHODS["obs"](w, 0.5, [(16, 0), (4, 0), (2, 0), (8, 4), (4, 4)], h):
+        wanted = [Setting(0.5, *choice) for choice in [(16, 0), (4, 0), (2, 0), (8, 4), (4, 4)]]
+        for tensor in METHODS["obs"](w, wanted, h):
             result = tensor.dequantize()
             assert np.isfinite(result).all()
             assert np.count_nonzero(result == 0) >= round(0.5 * weight.size)
@@ -261,16 +264,33 @@ def test_degenerate_layers_give_finite_results(kind: str) -> None:
 
 def test_without_a_gram_matrix_it_is_the_magnitude_method() -> None:
     weight = a_layer()[0]
-    choices = [(8, 0), (3, 0), (8, 16)]
-    pairs = zip(METHODS["obs"](weight, 0.4, choices), METHODS["magnitude"](weight, 0.4, choices), strict=True)
+    wanted = [Setting(0.4, 8, 0), Setting(0.4, 3, 0), Setting(0.4, 8, 16)]
+    pairs = zip(METHODS["obs"](weight, wanted), METHODS["magnitude"](weight, wanted), strict=True)
     assert all(np.array_equal(ours.dequantize(), theirs.dequantize()) for ours, theirs in pairs)
 
 
-def test_alternatives_worked_on_together_are_those_worked_on_alone() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_worked_on_together_are_those_worked_on_alone(method: str) -> None:
     weight, gram = a_layer("grouped")
     choices = [(8, 0), (8, 16), (4, 0), (6, 4), (3, 4), (2, 0), (16, 32)]
-    together = METHODS["obs"](weight, 0.3, choices, gram)
-    for choice, tensor in zip(choices, together, strict=True):
-        (alone,) = METHODS["obs"](weight, 0.3, [choice], gram)
-        assert tensor.bit_width == alone.bit_width == choice[0]
+    prunings = [(0.3, WEIGHT), (0.0, WEIGHT), (0.9, WEIGHT), (0.3, CHANNEL), (0.5, "1:2")]
+    wanted = [
+        Setting(ratio, bits, 0 if method == "published" else shared, granularity)
+        for ratio, granularity in prunings
+        for bits, shared in choices
+    ]
+    together = METHODS[method](weight, wanted, gram)
+    for setting, tensor in zip(wanted, together, strict=True):
+        (alone,) = METHODS[method](weight, [setting], gram)
+        assert tensor.bit_width == alone.bit_width == setting.bit_width
         assert np.allclose(tensor.dequantize(), alone.dequantize(), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_weights_that_are_zero_stay_zero_at_every_ratio(kind: str) -> None:
+    weight, gram = a_layer(kind)
+    weight = prune_magnitude(weight, 0.5)
+    ratios = [0.9, 0.2, 0.5, 0.6]
+    for ratio, pruned in zip(ratios, prune_obs(OutputError.of(weight, gram), ratios), strict=True):
+        assert np.count_nonzero(pruned == 0) == max(round(ratio * weight.size), np.count_nonzero(weight == 0))
+        assert not pruned[weight == 0].any()

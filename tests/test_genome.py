@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from emomc.compression import METHODS
+from emomc.compression import METHODS, Setting
 from emomc.errors import EmomcError
 from emomc.genome import (
     ACTIVATION_BITS,
@@ -127,8 +127,7 @@ def test_the_grid_of_a_width_holds_so_many_values_besides_zero() -> None:
 def compressed(space: SearchSpace, genome: Genomes, weight: NDArray[np.float32]) -> bytes:
     """Bytes of the compressed weights of one layer, from the compression itself, not through the canonical form."""
     choices = space.decode(genome).layers["layer"]
-    pair, kind = (int(choices[BIT_WIDTH]), int(choices[SHARED_VALUES])), str(choices.get(GRANULARITY, WEIGHT))
-    return METHODS["magnitude"](weight, float(choices[PRUNE_RATIO]), [pair], None, kind)[0].dequantize().tobytes()
+    return next(METHODS["magnitude"](weight, [Setting.of(choices)])).dequantize().tobytes()
 
 
 @pytest.mark.parametrize("kept", [(0, 8, 6, 4, 2), (8, 6, 4), (6, 2)])

@@ -109,7 +109,7 @@ def obs(module: nn.Module, setting: Setting) -> dict[str, torch.Tensor]:
     made = {}
     for layer in layers.layers:
         weight = module.state_dict()[layer.weight].numpy()
-        (coded,) = METHODS["obs"](weight, setting.prune_ratio, [setting[1:3]], grams[layer.name])
+        (coded,) = METHODS["obs"](weight, [setting], grams[layer.name])
         made[layer.weight] = torch.from_numpy(coded.dequantize())
     return made
 

@@ -106,7 +106,7 @@ def rounded_in_one_go(
             dense = state[layer.weight].contiguous().numpy()
             weight = pruned[layer.name][f"w{index - 1}"].astype(np.float32) if index else dense
             objective = OutputError.of(dense, np.array(known[layer.name]))
-            (coded,) = quantize_obs(objective, weight, [width])
+            (coded,) = quantize_obs(objective, [(weight, width)])
             with atomic_write(file) as stream:
                 stream.write(coding.encode_tensor(coded))
             print(f"rounded {layer.name}", flush=True)

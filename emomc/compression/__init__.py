@@ -4,7 +4,7 @@ from emomc.compression.activations import ActivationGrid, InputQuantizer, attach
 from emomc.compression.bank import Bank
 from emomc.compression.channels import prune_channels
 from emomc.compression.hessian import Calibration, collect_grams
-from emomc.compression.methods import CALIBRATED, METHODS, Method
+from emomc.compression.methods import CALIBRATED, METHODS, Method, Setting
 from emomc.compression.networkfile import file_overhead, load_network, save_network
 from emomc.compression.obs import (
     OutputError,
@@ -18,7 +18,7 @@ from emomc.compression.obs import (
 from emomc.compression.pruning import prune_channels_magnitude, prune_magnitude, prune_n_m_magnitude
 from emomc.compression.quantization import AffineTensor, quantize_affine, quantize_largest, quantize_uniform
 from emomc.compression.ranges import InputDistribution, collect_inputs, fit_grid
-from emomc.compression.sequence import Setting, compress_in_order
+from emomc.compression.sequence import compress_in_order
 from emomc.compression.sharing import cluster_nonzero, kmeans_1d, share_values
 from emomc.compression.shrinking import Kept, Shrunk, shrink
 

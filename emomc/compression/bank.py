@@ -24,17 +24,15 @@ from numpy.typing import NDArray
 from emomc import coding
 from emomc.compression.cachelimit import bank_limit, evict
 from emomc.compression.hessian import Calibration
-from emomc.compression.methods import CALIBRATED, METHODS
+from emomc.compression.methods import CALIBRATED, METHODS, Setting
 from emomc.compression.obs import relative_error
 from emomc.errors import EmomcError, unknown_name
 from emomc.files import atomic_write
 from emomc.genome import (
     BIT_WIDTH,
-    GRANULARITY,
     PRUNE_RATIO,
     SHARED_VALUES,
     STORED,
-    WEIGHT,
     Choice,
     Gene,
     SearchSpace,
@@ -46,7 +44,7 @@ _STORABLE = (1e-5, 65504.0)
 _ROW = np.dtype(  # of a layer's index file
     [("length", "<i8"), ("checksum", "<u4"), ("distortion", "<f8"), ("nonzero", "<i8"), ("channels", "<i8")]
 )
-_VERSION = 6  # raise when a change to compression or coding makes stored blobs stale
+_VERSION = 7  # raise when a change to compression or coding makes stored blobs stale
 
 
 @dataclass(frozen=True)
@@ -148,25 +146,18 @@ def _compress_layer(recipe: LayerRecipe, gram: Floats | None) -> tuple[list[byte
     blobs = [b""] * recipe.representative.size
     rows = np.zeros(recipe.representative.size, _ROW)
     rows["distortion"] = np.nan
-    alike: dict[tuple[float, str], list[int]] = {}
-    for variant in np.unique(recipe.representative[recipe.representative >= 0]).tolist():
-        choices = recipe.choices(variant)
-        pruned = float(choices[PRUNE_RATIO]), str(choices.get(GRANULARITY, WEIGHT))
-        alike.setdefault(pruned, []).append(variant)
-    for (ratio, granularity), variants in alike.items():
-        chosen = [recipe.choices(variant) for variant in variants]
-        pairs = [(int(each[BIT_WIDTH]), int(each[SHARED_VALUES])) for each in chosen]
-        tensors = METHODS[recipe.method](recipe.weight, ratio, pairs, gram, granularity)
-        for variant, tensor in zip(variants, tensors, strict=True):
-            blobs[variant] = coding.encode_tensor(tensor)
-            nonzero = tensor.integers != 0
-            rows[variant] = (
-                len(blobs[variant]),
-                zlib.crc32(blobs[variant]),
-                _distortion(recipe.weight, tensor.dequantize(), gram),
-                nonzero.sum(),
-                np.moveaxis(nonzero, 1, 0).reshape(nonzero.shape[1], -1).any(axis=1).sum(),
-            )
+    variants = np.unique(recipe.representative[recipe.representative >= 0]).tolist()
+    settings = [Setting.of(recipe.choices(variant)) for variant in variants]
+    for variant, tensor in zip(variants, METHODS[recipe.method](recipe.weight, settings, gram), strict=True):
+        blobs[variant] = coding.encode_tensor(tensor)
+        nonzero = tensor.integers != 0
+        rows[variant] = (
+            len(blobs[variant]),
+            zlib.crc32(blobs[variant]),
+            _distortion(recipe.weight, tensor.dequantize(), gram),
+            nonzero.sum(),
+            np.moveaxis(nonzero, 1, 0).reshape(nonzero.shape[1], -1).any(axis=1).sum(),
+        )
     return blobs, rows
 
 

@@ -168,12 +168,20 @@ def _patches(call: Mapping[str, Any], output_shape: torch.Size) -> Iterator[torc
     inputs = inputs.reshape(bounds.B, -1, bounds.IY, bounds.IX)
     inputs = functional.pad(inputs, (*_border(bounds, 1), *_border(bounds, 0)))
     positions = bounds.OY * bounds.OX
-    chosen = torch.randperm(positions, generator=torch.Generator().manual_seed(0))[:_POSITIONS].to(inputs.device)
-    per_image = bounds.G * bounds.C * bounds.FY * bounds.FX * positions
+    chosen = torch.randperm(positions, generator=torch.Generator().manual_seed(0))[:_POSITIONS]
+    addresses = _addresses(bounds, chosen, inputs.shape[-1]).to(inputs.device)
+    per_image = bounds.G * bounds.C * addresses.numel()
     for part in torch.split(inputs, max(1, _PATCH_ELEMENTS // per_image)):
-        patches = functional.unfold(part, (bounds.FY, bounds.FX), bounds.dilation, 0, bounds.stride)[:, :, chosen]
-        grouped = patches.reshape(len(part), bounds.G, -1, len(chosen))
-        yield grouped.permute(1, 2, 0, 3).flatten(2)
+        patches = part.transpose(0, 1).flatten(2)[:, :, addresses]  # (G C, images, windows, positions)
+        yield patches.transpose(1, 2).reshape(bounds.G, -1, len(part) * len(chosen))
+
+
+def _addresses(bounds: LoopBounds, positions: torch.Tensor, width: int) -> torch.Tensor:
+    """Where the windows at output positions lie in a flat map of a width, ``(FY * FX, positions)``."""
+    rows, columns = positions // bounds.OX * bounds.stride[0], positions % bounds.OX * bounds.stride[1]
+    down, right = torch.arange(bounds.FY) * bounds.dilation[0], torch.arange(bounds.FX) * bounds.dilation[1]
+    within = (down[:, None] * width + right).flatten()
+    return within[:, None] + rows * width + columns
 
 
 def _border(bounds: LoopBounds, axis: int) -> tuple[int, int]:

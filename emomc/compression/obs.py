@@ -10,7 +10,6 @@ Inside, weights are tensors ``(G, d, R)``: groups, inputs of an output channel, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +32,7 @@ _T = TypeVar("_T")
 # Share of the mean diagonal that is added to H. Accuracy is flat between 0.001 and 0.1; it matters when there are
 # fewer inputs than weights.
 _DAMPING = 0.02
-STEP = 0.93  # share of the weights that a pruning step keeps
+STEP = 0.95  # share of the weights that a pruning step keeps
 _SOLVING = 6  # conjugate-gradient iterations after a step: it starts from the solution of the step before
 POLISHING = 20  # iterations after the last step
 _SALIENCY = 0.6  # between w^2 H_jj (all other weights gone: 0) and w^2 / [H^-1]_jj (none gone: 1)
@@ -169,32 +168,51 @@ def solve_kept(objective: OutputError, columns: torch.Tensor, kept: torch.Tensor
     return columns
 
 
-def prune_obs(objective: OutputError, prune_ratio: float) -> Floats:
+def prune_obs(objective: OutputError, prune_ratios: Sequence[float]) -> list[Floats]:
     """Weights of least saliency removed step by step, the others solved for after each step.
 
     ``round(prune_ratio * n)`` weights are zero afterwards, wherever in the layer they cost least. Weights that are zero
-    in the dense layer count, and stay zero.
+    in the dense layer count, and stay zero. Every ratio ends the same course of steps where it is reached, so that what
+    comes out does not depend on which others are asked for.
 
     Args:
         objective: of the layer.
-        prune_ratio: fraction of the weights to remove, 0 to 1.
+        prune_ratios: fractions of the weights to remove, 0 to 1.
 
     Returns:
-        The pruned weight, in the layer's shape.
+        The pruned weight of each ratio, in the layer's shape.
     """
-    columns, kept = objective.target, objective.nonzero.clone()
-    count, total = int(kept.sum()), kept.numel()
-    kept_at_last = min(total - round(prune_ratio * total), count)
-    if kept_at_last == count:
-        return objective.weight(columns)
-    steps = math.ceil(math.log(max(kept_at_last, 1) / count) / math.log(STEP))
-    for step in range(1, steps + 1):
-        keep = round(count * (kept_at_last / count) ** (step / steps))
-        cost = columns.square() * objective.saliency[:, :, None]
-        cost = torch.where(kept > 0, cost, -1.0).flatten()
-        kept.view(-1)[cost.argsort(stable=True)[: total - keep]] = 0
-        columns = solve_kept(objective, columns, kept, POLISHING if step == steps else _SOLVING)
-    return objective.weight(columns)
+    columns, kept, total = objective.target, objective.nonzero, objective.target.numel()
+    left = int(kept.sum())
+    keeps = [min(total - round(ratio * total), left) for ratio in prune_ratios]
+    found = {left: objective.weight(columns)}
+    for keep in sorted(set(keeps) - set(found), reverse=True):
+        while (after := int(STEP * left)) > keep:
+            columns, kept = remove_cheapest(objective, columns, kept, after, _SOLVING)
+            left = after
+        found[keep] = objective.weight(remove_cheapest(objective, columns, kept, keep, POLISHING)[0])
+    return [found[keep] for keep in keeps]
+
+
+def remove_cheapest(
+    objective: OutputError, columns: torch.Tensor, kept: torch.Tensor, keep: int, iterations: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights of least saliency removed until so many are left, which are then solved for.
+
+    Args:
+        objective: of the layer.
+        columns: weights, ``(G, d, R)``.
+        kept: 1 where one may differ from zero, at more than ``keep`` places.
+        keep: weights that are left.
+        iterations: of `solve_kept`.
+
+    Returns:
+        The weights, and where they may differ from zero.
+    """
+    cost = torch.where(kept > 0, columns.square() * objective.saliency[:, :, None], -1.0).flatten()
+    cheapest = cost.topk(cost.numel() - keep, largest=False, sorted=False).indices
+    kept = kept.flatten().index_fill(0, cheapest, 0.0).view_as(kept)
+    return solve_kept(objective, columns, kept, iterations), kept
 
 
 def prune_n_m(objective: OutputError, keep: int, of: int) -> Floats:
@@ -224,7 +242,7 @@ def round_in_order(objective: OutputError, columns: torch.Tensor, kept: torch.Te
     Args:
         objective: of the layer.
         columns: weights to round, ``(G, d, n R)``: n alternatives side by side.
-        kept: 1 where a weight may differ from zero, ``(G, d, R)``.
+        kept: 1 where a weight may differ from zero, in the same shape.
         snap: to the grids of the alternatives.
     """
     U, columns, width = objective.factor, columns.clone(), columns.shape[1]
@@ -232,7 +250,7 @@ def round_in_order(objective: OutputError, columns: torch.Tensor, kept: torch.Te
         end = min(start + _BLOCK, width)
         errors = torch.zeros_like(columns[:, start:end])
         for j in range(start, end):
-            snapped = _masked(snap(columns[:, j]), kept[:, j])
+            snapped = snap(columns[:, j]) * kept[:, j]
             error = (columns[:, j] - snapped) / U[:, j, j, None]
             columns[:, j] = snapped
             columns[:, j + 1 : end] -= U[:, j, j + 1 : end, None] * error[:, None]
@@ -253,7 +271,7 @@ def revisit(objective: OutputError, columns: torch.Tensor, kept: torch.Tensor, s
         local, changes = gradient[:, start:end].clone(), torch.zeros_like(columns[:, start:end])
         for j in range(start, end):
             best = columns[:, j] - local[:, j - start] / gram[:, j, j, None]
-            change = _masked(snap(best), kept[:, j]) - columns[:, j]
+            change = snap(best) * kept[:, j] - columns[:, j]
             columns[:, j] += change
             local[:, j - start + 1 :] += gram[:, j + 1 : end, j, None] * change[:, None]
             changes[:, j - start] = change
@@ -261,39 +279,36 @@ def revisit(objective: OutputError, columns: torch.Tensor, kept: torch.Tensor, s
     return columns
 
 
-def _masked(column: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """A column ``(G, n R)`` with the zeros of ``(G, R)`` in every alternative."""
-    return (column.reshape(len(kept), -1, kept.shape[1]) * kept[:, None]).flatten(1)
-
-
-def quantize_obs(objective: OutputError, pruned: Floats, bit_widths: Sequence[int]) -> list[CodedTensor]:
+def quantize_obs(objective: OutputError, choices: Sequence[tuple[Floats, int]]) -> Iterator[CodedTensor]:
     """Round to symmetric grids with one scale per output channel; clipping and scale as they cost least.
 
-    Zeros of the pruned weight stay zero.
+    Zeros of a pruned weight stay zero.
 
     Args:
         objective: of the dense layer.
-        pruned: the weight to round, from `prune_obs`; the dense weight where nothing is pruned.
-        bit_widths: each 2 to 16.
+        choices: (weight to round, bit-width from 2 to 16); weights from `prune_obs`, or the dense one.
 
-    Returns:
-        One tensor per bit-width.
+    Yields:
+        One tensor per choice.
     """
-    columns = objective.columns(pruned)
-    kept = (columns != 0).float()
-    coded = []
-    for widths in _batches(bit_widths, _SCALES * columns.numel()):
+    rows = objective.target.shape[2]
+    for batch in _batches(choices, _SCALES * objective.target.numel()):
+        widths = [bits for _, bits in batch]
+        columns, kept = _side_by_side(objective, [weight for weight, _ in batch])
         levels, scale = _clip(objective, columns, kept, widths)
-        largest = _largest_levels(widths).repeat_interleave(columns.shape[2])
+        largest = _largest_levels(widths).repeat_interleave(rows)
         for _ in range(_REFITS):
             scale = _fit_scale(objective, levels, scale)
             snap = _uniform(scale, largest)
             levels = (revisit(objective, levels * scale[:, None], kept, snap) / scale[:, None]).round()
-        parts = zip(
-            torch.split(levels, columns.shape[2], 2), torch.split(scale, columns.shape[2], 1), widths, strict=True
-        )
-        coded += [_coded(objective, level, step, bits) for level, step, bits in parts]
-    return coded
+        for level, step, bits in zip(torch.split(levels, rows, 2), torch.split(scale, rows, 1), widths, strict=True):
+            yield _coded(objective, level, step, bits)
+
+
+def _side_by_side(objective: OutputError, weights: Sequence[Floats]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Columns of several weights, ``(G, d, n R)``, and 1 where they are not zero."""
+    columns = torch.cat([objective.columns(weight) for weight in weights], 2)
+    return columns, (columns != 0).float()
 
 
 def _batches(choices: Sequence[_T], elements: int) -> Iterator[Sequence[_T]]:
@@ -310,17 +325,24 @@ def _clip(
     objective: OutputError, columns: torch.Tensor, kept: torch.Tensor, bit_widths: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Levels ``(G, d, n R)`` and scales ``(G, n R)`` of n widths, each channel clipped where its error is least."""
-    groups, width, rows = columns.shape
+    rows = columns.shape[2] // len(bit_widths)
+
+    def scales_apart(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.reshape(*tensor.shape[:-1], len(bit_widths), -1, rows)
+
+    def every_scale(tensor: torch.Tensor) -> torch.Tensor:
+        return scales_apart(tensor).expand(*[-1] * tensor.dim(), _SCALES, -1).flatten(-3)
+
     level = _largest_levels(bit_widths)
     fractions = torch.stack([torch.linspace(1.0, _NARROWEST.get(bits, 0.95), _SCALES) for bits in bit_widths])
-    steps = (fractions / level[:, None]).flatten()
-    scale = _stored((steps[None, :, None] * columns.abs().amax(1)[:, None]).flatten(1))
+    steps = fractions / level[:, None]
+    scale = _stored((scales_apart(columns.abs().amax(1)) * steps[:, :, None]).flatten(1))
     snap = _uniform(scale, level.repeat_interleave(_SCALES * rows))
-    rounded = round_in_order(objective, columns.repeat(1, 1, len(steps)), kept, snap)
-    best = objective(rounded).reshape(groups, -1, _SCALES, rows).argmin(2)
-    scale = scale.reshape(groups, -1, _SCALES, rows).gather(2, best[:, :, None])[:, :, 0].flatten(1)
-    chosen = best[:, None, :, None].expand(-1, width, -1, -1, -1)
-    rounded = rounded.reshape(groups, width, -1, _SCALES, rows).gather(3, chosen)[:, :, :, 0].flatten(2)
+    rounded = round_in_order(objective, every_scale(columns), every_scale(kept), snap)
+    best = scales_apart(objective(rounded)).argmin(2, keepdim=True)
+    scale = scales_apart(scale).gather(2, best).flatten(1)
+    chosen = best[:, None].expand(-1, columns.shape[1], -1, -1, -1)
+    rounded = scales_apart(rounded).gather(3, chosen).flatten(2)
     return (rounded / scale[:, None]).round(), scale
 
 
@@ -351,32 +373,26 @@ def cluster_obs(objective: OutputError, pruned: Floats, counts: Sequence[int]) -
     return cluster_nonzero(pruned, counts, importance)
 
 
-def share_obs(
-    objective: OutputError, pruned: Floats, clusters: Clusters, choices: Sequence[tuple[int, int]]
-) -> list[CodedTensor]:
+def share_obs(objective: OutputError, choices: Sequence[tuple[Floats, Clusters, int, int]]) -> Iterator[CodedTensor]:
     """Let the non-zero weights take few shared values on the grid of a bit-width; zeros stay zero.
 
     Args:
         objective: of the dense layer.
-        pruned: the weight to share, from `prune_obs`; the dense weight where nothing is pruned.
-        clusters: of ``pruned``, from `cluster_obs`.
-        choices: (bits of a codebook entry, number of shared values).
+        choices: (weight to share, its clusters from `cluster_obs`, bits of a codebook entry, number of shared values);
+            weights from `prune_obs`, or the dense one.
 
-    Returns:
+    Yields:
         One tensor per choice.
     """
-    columns = objective.columns(pruned)
-    kept = (columns != 0).float()
-    coded = []
-    for batch in _batches(choices, columns.numel()):
-        codebooks = [clusters.codebook(count, bits) for bits, count in batch]
-        snap = _nearest([levels * np.float32(scale[0]) for scale, levels in codebooks], columns.shape[2])
-        shared = round_in_order(objective, columns.repeat(1, 1, len(batch)), kept, snap)
-        shared = revisit(objective, shared, kept, snap)
-        for part, (scale, _), (bits, _) in zip(torch.split(shared, columns.shape[2], 2), codebooks, batch, strict=True):
+    rows = objective.target.shape[2]
+    for batch in _batches(choices, objective.target.numel()):
+        codebooks = [clusters.codebook(count, bits) for _, clusters, bits, count in batch]
+        snap = _nearest([levels * np.float32(scale[0]) for scale, levels in codebooks], rows)
+        columns, kept = _side_by_side(objective, [weight for weight, *_ in batch])
+        shared = revisit(objective, round_in_order(objective, columns, kept, snap), kept, snap)
+        for part, (scale, _), (*_, bits, _) in zip(torch.split(shared, rows, 2), codebooks, batch, strict=True):
             step = torch.from_numpy(scale.astype(np.float32))
-            coded.append(_coded(objective, (part / step).round(), step, bits))
-    return coded
+            yield _coded(objective, (part / step).round(), step, bits)
 
 
 def _nearest(codebooks: Sequence[Floats], rows: int) -> Snap:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +19,9 @@ from torch import fx, nn
 
 from emomc.coding.tensor import CodedTensor
 from emomc.compression.hessian import Calibration, InputTap, check_seen, tell_few, weight_addresses
-from emomc.compression.methods import METHODS
+from emomc.compression.methods import METHODS, Setting
 from emomc.compression.obs import POLISHING, OutputError, solve_kept
 from emomc.errors import unknown_name
-from emomc.genome import WEIGHT
 from emomc.network.graph import LAYER_FUNCTIONS, GraphTracer
 from emomc.network.layers import Layer, Network
 
@@ -31,15 +30,6 @@ _BATCH = 32  # images per forward pass
 _DAMPING = 0.02  # share of the mean diagonal, as when a layer is compressed alone
 _LIVE_MAPS = 4  # feature maps of the largest size that a network keeps at a time, at most
 _LIVE_ELEMENTS = 2**29  # of all images' feature maps: 2 GB
-
-
-class Setting(NamedTuple):
-    """What one layer gets."""
-
-    prune_ratio: float
-    bit_width: int
-    shared_values: int
-    granularity: str = WEIGHT
 
 
 def compress_in_order(
@@ -150,9 +140,7 @@ def _compress(weight: torch.Tensor, moments: tuple[torch.Tensor, torch.Tensor] |
     dense = weight.cpu().numpy().copy()
     target = dense if moments is None else _target(dense, *moments)
     gram = None if moments is None else moments[0].float().numpy()
-    return METHODS["obs"](
-        target, choice.prune_ratio, [(choice.bit_width, choice.shared_values)], gram, choice.granularity
-    )[0]
+    return next(METHODS["obs"](target, [choice], gram))
 
 
 def _target(weight: Floats, gram: torch.Tensor, cross: torch.Tensor) -> Floats:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -21,3 +24,14 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def on_one_thread(parts: Iterator[_T]) -> Iterator[_T]:
+    """Parts as they come, each made with one thread of torch; whoever takes them has as many as before."""
+    while True:
+        with torch_threads(1):
+            try:
+                part = next(parts)
+            except StopIteration:
+                return
+        yield part

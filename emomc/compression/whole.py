@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from emomc.compression.hessian import Calibration
-from emomc.compression.obs import OutputError, solve_kept
+from emomc.compression.obs import OutputError, remove_cheapest
 from emomc.compression.pruning import prune_magnitude
 from emomc.compression.threads import torch_threads
 from emomc.errors import EmomcError
@@ -71,9 +71,8 @@ def prune_path(weight: Floats, gram: Floats | None, ratios: Sequence[float] = PA
             steps = max(1, math.ceil(math.log(max(goal, 1) / left) / math.log(_STEP)))
             for step in range(1, steps + 1):
                 keep = round(left * (goal / left) ** (step / steps))
-                cost = torch.where(kept > 0, columns.square() * objective.saliency[:, :, None], -1.0).flatten()
-                kept.view(-1)[cost.argsort(stable=True)[: columns.numel() - keep]] = 0
-                columns = solve_kept(objective, columns, kept, _POLISHING if step == steps else _SOLVING)
+                iterations = _POLISHING if step == steps else _SOLVING
+                columns, kept = remove_cheapest(objective, columns, kept, keep, iterations)
             left = goal
             weights.append(objective.weight(columns))
             errors.append(float(objective(columns).double().sum()) / total)

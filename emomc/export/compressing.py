@@ -19,13 +19,8 @@ from emomc.errors import unknown_name
 from emomc.export.configurations import load_configuration, parse_configuration
 from emomc.genome import (
     ACTIVATION_BITS,
-    BIT_WIDTH,
-    GRANULARITY,
-    PRUNE_RATIO,
-    SHARED_VALUES,
     STORED,
     UNQUANTIZED,
-    WEIGHT,
     Configuration,
 )
 from emomc.network import trace
@@ -168,23 +163,14 @@ class Compressor:
         weights = {layer.name: state[layer.weight].detach().cpu().numpy() for layer in self.network.layers}
         for name, weight in weights.items():
             check_storable(name, weight)
-        choices = {
-            name: Setting(
-                float(each[PRUNE_RATIO]),
-                int(each[BIT_WIDTH]),
-                int(each[SHARED_VALUES]),
-                str(each.get(GRANULARITY, WEIGHT)),
-            )
-            for name, each in configuration.layers.items()
-        }
+        choices = {name: Setting.of(each) for name, each in configuration.layers.items()}
         if method == IN_ORDER:
             return compress_in_order(self._calibration, choices, lambda done, all_: progress("compressing", done, all_))
         grams = self._grams if method in CALIBRATED else {}
         coded = {}
         for done, (name, weight) in enumerate(weights.items()):
             progress("compressing", done, len(weights))
-            ratio, bits, shared, granularity = choices[name]
-            (coded[name],) = METHODS[method](weight, ratio, [(bits, shared)], grams.get(name), granularity)
+            coded[name] = next(METHODS[method](weight, [choices[name]], grams.get(name)))
         return coded
 
     @cached_property

@@ -176,24 +176,18 @@ class Elastic(Plain):
 
     @torch.no_grad()
     def _compressed(self, module: nn.Module) -> list[Form]:
-        """The forms of a network; variants that are pruned alike are pruned once."""
+        """The forms of a network."""
         dense = copy.deepcopy(module).cpu().eval()
         grams, state = collect_grams(dense, self.network, self.inputs), dense.state_dict()
-        alike: dict[tuple[float, str], list[int]] = {}
-        for number, setting in enumerate(self.front):
-            alike.setdefault((setting.prune_ratio, setting.granularity), []).append(number)
         masks: list[dict[str, torch.Tensor]] = [{} for _ in self.front]
         changes: list[dict[str, torch.Tensor]] = [{} for _ in self.front]
         for layer in self.network.layers:
             weight = state[layer.weight]
-            array = weight.contiguous().numpy()
-            for (ratio, granularity), numbers in alike.items():
-                choices = [self.front[number][1:3] for number in numbers]
-                made = METHODS["obs"](array, ratio, choices, grams.get(layer.name), granularity)
-                for number, coded in zip(numbers, made, strict=True):
-                    form = torch.from_numpy(coded.dequantize())
-                    masks[number][layer.weight] = (form != 0).to(weight.dtype)
-                    changes[number][layer.weight] = form - weight * masks[number][layer.weight]
+            made = METHODS["obs"](weight.contiguous().numpy(), self.front, grams.get(layer.name))
+            for coded, mask, change in zip(made, masks, changes, strict=True):
+                form = torch.from_numpy(coded.dequantize())
+                mask[layer.weight] = (form != 0).to(weight.dtype)
+                change[layer.weight] = form - weight * mask[layer.weight]
         device = next(module.parameters()).device
         return [Form(mask, change).to(device) for mask, change in zip(masks, changes, strict=True)]
 
