@@ -2,10 +2,12 @@
 
     python -m benchmarks.search_speed [--data FOLDER]
 
-Engines take turns on evaluations of the same kind, so that all see the same machine; the median of the paired ratios
-counts. Networks for handwritten digits take a twentieth of a second each, which shows what an engine costs; with the
-data of CIFAR-10, ResNet-20 shows what further workers bring where it matters.
-Dask is measured where it is installed (``pip install emomc[dask]``). Results: benchmarks/results/search_speed.json.
+Engines take turns on the same networks, so that all see the same machine; the median of the paired ratios counts.
+Beside them two searches of one worker each, in processes that know nothing of each other, do half of the networks each:
+what the machine itself gives a second process. Networks for handwritten digits take a few hundredths of a second each,
+which shows what an engine costs; with the data of CIFAR-10, ResNet-20 shows what further workers bring where it
+matters. Dask is measured where it is installed (``pip install emomc[dask]``). Results go to
+benchmarks/results/search_speed.json.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pymoo.algorithms.moo.nsga2 import NSGA2
 
 import emomc
@@ -32,7 +37,9 @@ from emomc.benchmarks.proxies import PROXIES
 
 POPULATION = 200
 GENERATIONS = 20
-NETWORKS = {"digits": 24, "cifar10-resnet20": 6}  # measured by every engine in every round
+NETWORKS = {"digits": 100, "cifar10-resnet20": 12}  # measured by every engine in every round
+Genomes = NDArray[np.int64]
+RATIOS = {"two_over_one": ("one", "two"), "apart_over_one": ("one", "apart"), "dask_over_two": ("two", "dask")}
 GENES = {"prune_ratio": (0.0, 0.3, 0.5), "bit_width": (4, 3), "shared_values": (0,)}
 
 
@@ -87,24 +94,57 @@ def dask_cluster(folder: Path) -> Iterator[str]:
             process.wait(30)
 
 
+class Apart:
+    """Two searches of one worker each, in processes of their own."""
+
+    def __init__(self, folder: Path, options: emomc.Options) -> None:
+        spawn = get_context("spawn")
+        self._pools = [
+            ProcessPoolExecutor(1, spawn, _open, (folder / f"apart-{number}", options)) for number in range(2)
+        ]
+
+    def measure(self, genomes: Genomes) -> None:
+        """Half of the networks each."""
+        halves = np.array_split(genomes, 2)
+        for each in [pool.submit(_measure, half) for pool, half in zip(self._pools, halves, strict=True)]:
+            each.result()
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in self._pools:
+            pool.shutdown()
+
+
+_session: list[emomc.Session] = []  # of this process
+
+
+def _open(folder: Path, options: emomc.Options) -> None:
+    _session.append(emomc.Session(folder, options, workers=1))
+
+
+def _measure(genomes: Genomes) -> None:
+    _session[0].measure(genomes)
+
+
 def engine_seconds(options: emomc.Options, rounds: int) -> dict[str, list[float]]:
-    """Wall time of a round of evaluations by one worker, two, and two of Dask, in turns."""
+    """Wall time of a round of evaluations by one worker, two, two processes apart, and two of Dask, in turns."""
     seconds: dict[str, list[float]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         engines: dict[str, dict[str, Any]] = {"one": {"workers": 1}, "two": {"workers": 2}}
         if find_spec("distributed") is not None:
             engines["dask"] = {"scheduler": stack.enter_context(dask_cluster(folder))}
-        sessions = {
+        sessions: dict[str, Any] = {
             name: stack.enter_context(emomc.Session(folder / name, options, **engine))
             for name, engine in engines.items()
         }
-        rng = np.random.default_rng(0)
+        space, rng = sessions["one"].space, np.random.default_rng(0)
+        sessions["apart"] = stack.enter_context(Apart(folder, options))
         for number in range(rounds + 1):
+            genomes = space.random(NETWORKS[options.task], rng)  # new ones: a session measures nothing twice
             for name, session in sessions.items():
-                genomes = session.space.random(
-                    NETWORKS[options.task], rng
-                )  # new ones, as what was measured is not measured again
                 elapsed = _seconds(lambda session=session, genomes=genomes: session.measure(genomes))  # type: ignore[misc]
                 if number:  # in the first round workers load network and data
                     seconds.setdefault(name, []).append(elapsed)
@@ -118,10 +158,10 @@ def _seconds(function: Callable[[], object]) -> float:
 
 
 def engine_ratios(options: emomc.Options, rounds: int) -> dict[str, Any]:
-    """How much faster two workers are than one, and Dask's two than two processes, round by round."""
+    """How much faster the second engine of each pair is than the first, round by round."""
     seconds = engine_seconds(options, rounds)
     found: dict[str, Any] = {"networks_per_round": NETWORKS[options.task]}
-    for name, (slow, fast) in {"two_over_one": ("one", "two"), "dask_over_two": ("two", "dask")}.items():
+    for name, (slow, fast) in RATIOS.items():
         if fast in seconds:
             ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
             found[name] = {"median": statistics.median(ratios), "rounds": ratios}
