@@ -116,11 +116,12 @@ def test_elastic_training_gains_a_quarter_within_half_an_hour_and_more_than_trai
         assert per_second["finetuned"] < min(per_second["elastic"], per_second["brief"]), (split, per_second)
 
 
-def test_the_file_of_vgg16_meets_every_cost_target_and_holds_what_the_results_say() -> None:
+def test_the_file_of_vgg16_meets_every_target_and_holds_what_the_results_say() -> None:
     points = json.loads((RESULTS / "vgg16_cifar10.json").read_text())["points"]
     path = RESULTS / "vgg16_cifar10_level1.emomc"
     (point,) = [each for each in points if each["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()]
     assert all(point["ratios"][name] >= target for name, target in {**TARGETS, **SIZES}.items())
+    assert point["test"]["loss"] <= 0.003
     state = emomc.load(path).state_dict()
     for layer, keep in point["keep"].items():
         weight = state[f"{layer}.weight"]

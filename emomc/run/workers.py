@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 ENDED = "its process ended"
 LATE = "it took too long"
 MEMORY = "it ran out of memory"
+# A pool that has compressed layers takes the evaluator, which its processes load then, for a leak of memory: it starts
+# them anew once, which loses nothing.
+warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
 
 
 @dataclass(frozen=True)
