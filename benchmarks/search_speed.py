@@ -114,6 +114,7 @@ class Apart:
 
     def __exit__(self, *_: object) -> None:
         for pool in self._pools:
+            pool.submit(_close).result()
             pool.shutdown()
 
 
@@ -126,6 +127,10 @@ def _open(folder: Path, options: emomc.Options) -> None:
 
 def _measure(genomes: Genomes) -> None:
     _session[0].measure(genomes)
+
+
+def _close() -> None:
+    _session.pop().close()
 
 
 def engine_seconds(options: emomc.Options, rounds: int) -> dict[str, list[float]]:

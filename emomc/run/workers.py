@@ -31,7 +31,7 @@ ENDED = "its process ended"
 LATE = "it took too long"
 MEMORY = "it ran out of memory"
 # A pool that has compressed layers takes the evaluator, which its processes load then, for a leak of memory: it starts
-# them anew once, which loses nothing.
+# them anew once, which loses no job.
 warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
 
 
