@@ -35,9 +35,10 @@ from emomc.training.fakequant import round_to_grid
 RECIPE = Recipe(
     learning_rate=0.01,
     batch=64,
-    distillation=0.5,
+    distillation=1.0,
+    temperature=4.0,
     warmup=0.05,
-    augmentation=Augmentation(shift=4, flip=True),
+    augmentation=Augmentation(shift=4, flip=True, cutmix=1.0),
 )
 
 

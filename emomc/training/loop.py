@@ -15,10 +15,10 @@ from torch import nn
 
 from emomc.accuracy.splits import Split
 from emomc.errors import EmomcError
-from emomc.training.augment import augment
+from emomc.training.augment import augment, cut_mix
 from emomc.training.checkpoint import Progress, State, load_training, save_training, training_key
 from emomc.training.interrupt import deferred_interrupt
-from emomc.training.loss import Loss
+from emomc.training.loss import Loss, Pasted
 from emomc.training.recipe import Budget, Recipe
 from emomc.training.regime import Plain, Regime
 
@@ -225,7 +225,12 @@ class _Run:
         """Augmented inputs of the next images, and their loss."""
         rows = self._rows(self.progress.seen, self.progress.batch)
         generator = torch.Generator().manual_seed(_mix(self.recipe.seed, self.progress.seen, 1))
-        stored = augment(self.images.stored[rows], self.recipe.augmentation, generator).to(self.device)
+        augmentation, targets, pasted = self.recipe.augmentation, self.images.targets[rows].to(self.device), None
+        stored = augment(self.images.stored[rows], augmentation, generator)
+        if augmentation.cutmix:
+            stored, partners, areas = cut_mix(stored, augmentation.cutmix, generator)
+            pasted = Pasted(targets[partners.to(self.device)], areas.to(self.device))
+        stored = stored.to(self.device)
         inputs = stored if self.images.normalisation is None else self.images.normalisation(stored)
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -233,7 +238,7 @@ class _Run:
         if self.teacher is not None:
             with torch.no_grad(), self._autocast():
                 taught = self.teacher(inputs)
-        return inputs, Loss(self.recipe, self.images.targets[rows].to(self.device), taught)
+        return inputs, Loss(self.recipe, targets, taught, pasted)
 
     def _rows(self, first: int, count: int) -> torch.Tensor:
         """Numbers of the images at positions from ``first`` on; every epoch is in an order of its own."""

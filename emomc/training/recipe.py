@@ -44,10 +44,17 @@ class Augmentation:
     Attributes:
         shift: pixels that an image may move in each direction, zeros moving in: the random crop of He et al. 2016.
         flip: whether an image may be mirrored left to right.
+        cutmix: share of the images that get a rectangle of another one, whose label then counts by area; a teacher
+            sees what the network sees.
     """
 
     shift: int = 0
     flip: bool = False
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.cutmix <= 1:
+            raise EmomcError(f"cutmix is {self.cutmix}; expected a fraction from 0 to 1.")
 
 
 @dataclass(frozen=True)
