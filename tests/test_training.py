@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +20,8 @@ from torch import nn
 from emomc.accuracy.splits import Normalisation, Split
 from emomc.errors import EmomcError
 from emomc.training import Augmentation, Budget, GrowZeros, KeepZeros, Recipe, fit, zero_masks
-from emomc.training.augment import augment
-from emomc.training.loss import Loss
+from emomc.training.augment import augment, cut_mix
+from emomc.training.loss import Loss, Pasted
 
 STEPS = Budget(steps=12)
 RECIPE = Recipe(batch=16, learning_rate=0.05, augmentation=Augmentation(shift=1, flip=True))
@@ -100,9 +101,11 @@ def test_a_network_that_is_frozen_as_a_whole_is_trained() -> None:
     assert torch.equal(trained.get_parameter("conv.weight"), partly.get_parameter("conv.weight"))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_interrupted_anywhere_it_goes_on_to_the_same_bits(tmp_path: Path, optimizer: str) -> None:
-    recipe = Recipe(**{**vars(RECIPE), "optimizer": optimizer, "distillation": 0.5})
+@pytest.mark.parametrize(
+    "changes", [{"optimizer": "sgd"}, {"optimizer": "adamw"}, {"augmentation": Augmentation(flip=True, cutmix=0.5)}]
+)
+def test_interrupted_anywhere_it_goes_on_to_the_same_bits(tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe = Recipe(**{**vars(RECIPE), "distillation": 0.5, **changes})
     whole = fit(network(), images(), recipe, STEPS, teacher=network(1))
     path = tmp_path / "net.pt"
     for stop in (1, 5, 11):
@@ -313,6 +316,42 @@ def test_augmentation_uses_every_shift_and_both_directions() -> None:
     assert len({tuple(image.flatten().tolist()) for image in found}) == 18
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 7), st.integers(1, 7), st.floats(0, 1), st.integers(0, 99))
+def test_cutmix_pastes_rectangles_of_the_partner(n: int, height: int, width: int, share: float, seed: int) -> None:
+    original = torch.arange(n * 2 * height * width).reshape(n, 2, height, width)
+    mixed, partners, areas = cut_mix(original, share, torch.Generator().manual_seed(seed))
+    assert sorted(partners.tolist()) == list(range(n))
+    for image, before, partner, area in zip(mixed, original, original[partners], areas.tolist(), strict=True):
+        pasted = image[0] == partner[0]
+        assert torch.equal(image, torch.where(pasted, partner, before))
+        if not torch.equal(before, partner):
+            assert area == pytest.approx(float(pasted.float().mean()))
+            rows, columns = pasted.any(1), pasted.any(0)
+            assert torch.equal(pasted, rows[:, None] & columns[None, :])
+            assert all(int(line.diff().abs().sum()) <= 2 for line in (rows.int(), columns.int()))
+
+
+def test_cutmix_reaches_the_share_of_images_that_is_asked_for() -> None:
+    pictures = torch.zeros(4000, 1, 16, 16, dtype=torch.uint8)
+    areas = cut_mix(pictures, 0.25, torch.Generator().manual_seed(0))[2]
+    assert 0.22 < float((areas > 0).float().mean()) < 0.26  # the smallest rectangles are below a pixel
+    assert float(areas.max()) > 0.8
+    assert not cut_mix(pictures, 0.0, torch.Generator().manual_seed(0))[2].any()
+
+
+def test_pasted_labels_count_by_area() -> None:
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
+    targets, others = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([1, 1, 0, 2, 0])
+    areas = torch.tensor([0.0, 0.3, 1.0, 0.5, 0.9])
+    wanted = torch.zeros(5, 3, dtype=torch.float64)
+    for row, (own, other, area) in enumerate(zip(targets, others, areas.tolist(), strict=True)):
+        wanted[row, own] += 1 - area
+        wanted[row, other] += area
+    expected = -(wanted * torch.log_softmax(logits, 1)).sum(1).mean()
+    assert float(Loss(Recipe(), targets, None, Pasted(others, areas))(logits)) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_the_loss_is_labels_and_teacher_in_the_shares_given() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, teacher = torch.randn(2, 5, 3, generator=generator).double()
@@ -336,6 +375,7 @@ def test_the_loss_is_labels_and_teacher_in_the_shares_given() -> None:
         (lambda: Budget(epochs=0), "above 0"),
         (lambda: Recipe(learning_rate=0), "learning_rate is 0"),
         (lambda: Recipe(distillation=2), "fraction from 0 to 1"),
+        (lambda: Augmentation(cutmix=1.5), "cutmix is 1.5"),
         (lambda: Recipe(optimizer="adam"), "sgd, adamw"),  # type: ignore[arg-type]
         (lambda: GrowZeros({"conv.weight": 1.0}), "below 1"),
     ],
