@@ -77,6 +77,23 @@ def test_jobs_go_on_when_a_worker_is_killed_and_what_cannot_be_done_has_failed(s
     assert not list(tmp_path.iterdir())
 
 
+def test_short_jobs_go_out_together_and_the_one_to_blame_is_known(scheduler: str, tmp_path: Path) -> None:
+    workers = DaskWorkers(Toy(), scheduler, tmp_path, seconds=3.0)  # type: ignore[arg-type]
+    squares = [Job("square", (number,)) for number in range(48)]
+    assert [len(bundle) for bundle in workers._bundles(list(enumerate(squares)))] == [1] * 48  # nothing known yet
+    try:
+        assert dict(workers.run(squares)) == {number: number**2 for number in range(48)}
+        bundles = workers._bundles(list(enumerate(squares)))
+        assert [job for bundle in bundles for _, job in bundle] == squares
+        assert all(1 < len(bundle) <= 6 for bundle in bundles)  # each worker gets four at least
+        assert [len(bundle) for bundle in workers._bundles(list(enumerate(squares[:8])))] == [1] * 8
+        mixed = [*squares[:20], Job("die", ()), *squares[21:30], Job("hang", (600.0,)), *squares[31:]]
+        expected = {number: number**2 for number in range(48)} | {20: Failure(ENDED), 30: Failure(LATE, 3.0)}
+        assert dict(workers.run(mixed)) == expected
+    finally:
+        workers.close()
+
+
 def test_a_search_leaves_the_same_files_as_on_this_machine(scheduler: str, tmp_path: Path) -> None:
     options = emomc.Options("digits", budget=4, seed=2, points=2)
     with emomc.Session(tmp_path / "own", options, workers=1) as session:

@@ -86,6 +86,12 @@ def _resident(path: str) -> Evaluator:
 _one_at_a_time = threading.Lock()  # an evaluator changes its copy of the network in place
 
 
+def load(path: str) -> None:
+    """Load the evaluator into this process, unless it is there."""
+    with _one_at_a_time:
+        _resident(path)
+
+
 def work(path: str, number: int, job: Job, seconds: float | None = None) -> tuple[int, Any]:
     """Do a job in this process, which ends where the job takes longer than it may.
 
