@@ -349,7 +349,8 @@ def test_pasted_labels_count_by_area() -> None:
         wanted[row, own] += 1 - area
         wanted[row, other] += area
     expected = -(wanted * torch.log_softmax(logits, 1)).sum(1).mean()
-    assert float(Loss(Recipe(), targets, None, Pasted(others, areas))(logits)) == pytest.approx(float(expected), rel=1e-5)
+    found = Loss(Recipe(), targets, None, Pasted(others, areas))(logits)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_loss_is_labels_and_teacher_in_the_shares_given() -> None:

@@ -30,7 +30,7 @@ _Bundle = Sequence[tuple[int, Job]]
 
 
 class DaskWorkers:
-    """Runs jobs on the workers of a scheduler. Each loads the evaluator once; then integers travel, short jobs together."""
+    """Runs jobs on the workers of a scheduler, which load the evaluator once. Integers travel, short jobs together."""
 
     def __init__(self, evaluator: Evaluator, address: str, folder: Path, seconds: float | None = None) -> None:
         """Connect.

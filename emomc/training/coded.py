@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from emomc.coding.tensor import CodedTensor
 from emomc.compression.quantization import largest_level, to_integers
 from emomc.training.fakequant import straight_through
 from emomc.training.loss import Loss
-from emomc.training.regime import Plain
+from emomc.training.regime import Plain, keep_statistics
 
 _LARGEST_CODEBOOK = 256  # distinct values; above, a grid with one scale is taken for a grid
 
@@ -94,9 +93,7 @@ class KeepCoded(Plain):
         return f"KeepCoded {digest.hexdigest()}"
 
     def before(self, module: nn.Module, fraction: float) -> None:
-        for part in module.modules():
-            if isinstance(part, _BatchNorm):
-                part.eval()
+        keep_statistics(module)
 
     def backward(self, module: nn.Module, images: torch.Tensor, loss: Loss) -> torch.Tensor:
         parameters, weights = dict(module.named_parameters()), {}

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from emomc.errors import EmomcError
 from emomc.training.loss import Loss
@@ -64,12 +65,25 @@ class Plain:
         """Nothing."""
 
 
+def keep_statistics(module: nn.Module) -> None:
+    """Batch norms normalize by the statistics that they have, in training too; their scales and shifts may move.
+
+    Those of a trained network are better than what a short training would estimate from the images that it sees.
+    """
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            part.eval()
+
+
 class KeepZeros(Plain):
-    """Weights that are zero stay zero, so that what was pruned stays pruned."""
+    """Weights that are zero stay zero, so that what was pruned stays pruned; so do the statistics of batch norms."""
 
     def __init__(self, masks: Mapping[str, torch.Tensor]) -> None:
         """Masks by parameter name: 1 where a weight may differ from zero; from `zero_masks`."""
         self.masks = dict(masks)
+
+    def before(self, module: nn.Module, fraction: float) -> None:
+        keep_statistics(module)
 
     @torch.no_grad()
     def after(self, module: nn.Module) -> None:
@@ -79,7 +93,7 @@ class KeepZeros(Plain):
 
 
 class GrowZeros(KeepZeros):
-    """Gradual magnitude pruning: zeros grow in steps along a cubic curve, then stay.
+    """Gradual magnitude pruning: zeros grow in steps along a cubic curve, then stay. Batch norms follow what changes.
 
     Source of the curve: Zhu and Gupta, "To prune, or not to prune", 2017, equation 1.
     """
