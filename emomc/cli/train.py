@@ -48,7 +48,7 @@ _MINUTES = 10.0  # where no budget is given
 @click.option(
     "--distill",
     type=click.FloatRange(0, 1),
-    help="Share of the teacher's output in the loss.  [0.5; 0 from scratch]",
+    help="Share of the teacher's output in the loss.  [1; 0 from scratch]",
 )
 @click.option("--teacher", type=click.Path(), help="Weights of the teacher.  [those that the task starts from]")
 @click.option(

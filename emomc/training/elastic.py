@@ -26,7 +26,7 @@ from emomc.compression import METHODS, Setting, collect_grams
 from emomc.errors import EmomcError
 from emomc.network import Network
 from emomc.training.loss import Loss
-from emomc.training.recipe import Augmentation, Recipe
+from emomc.training.recipe import Recipe, recovery_recipe
 from emomc.training.regime import Plain
 
 FRONT = (
@@ -43,28 +43,12 @@ _LEAST_STEPS = 100  # of a stage: in fewer, training does not make up for what t
 
 
 def elastic_recipe(recipe: Recipe) -> Recipe:
-    """How a trained network is trained elastically: gently, and taught by what it was alone.
-
-    On training images that the teacher knows by heart its outputs say little but the label. A high temperature brings
-    out what else they say, and images that are put together of two are new to it. Those are for tasks whose images are
-    changed in training anyway.
+    """How a trained network is trained elastically: as it is recovered, in small batches, without weight decay.
 
     Args:
         recipe: of the training that made it; augmentation, precision and seed are taken from it.
     """
-    changed = recipe.augmentation != Augmentation()
-    return replace(
-        recipe,
-        optimizer="sgd",
-        learning_rate=0.01,
-        batch=min(recipe.batch, 64),
-        weight_decay=0.0,
-        warmup=0.05,
-        label_smoothing=0.0,
-        distillation=1.0,
-        temperature=4.0,
-        augmentation=replace(recipe.augmentation, cutmix=1.0) if changed else recipe.augmentation,
-    )
+    return replace(recovery_recipe(recipe), batch=min(recipe.batch, 64), weight_decay=0.0)
 
 
 @dataclass(frozen=True, eq=False)
