@@ -25,10 +25,10 @@ from emomc.coding.tensor import CodedTensor
 from emomc.compression.glue import make_storable
 from emomc.compression.networkfile import load_network, save_network
 from emomc.compression.quantization import largest_level
-from emomc.export import finetune, finetune_recipe
+from emomc.export import finetune
 from emomc.network import Network, trace
 from emomc.problems.tasks import Task
-from emomc.training import Augmentation, Budget, Recipe, RoundWeights, fit
+from emomc.training import Augmentation, Budget, Recipe, RoundWeights, fit, recovery_recipe
 from emomc.training.checkpoint import Progress
 from emomc.training.fakequant import round_to_grid
 
@@ -46,8 +46,9 @@ POLISH, FURTHER = 128, 64  # images a step where a file is trained on
 
 
 def tuning_recipe(task: Task, batch: int) -> Recipe:
-    """How a file is trained on: as `finetune` does unless told otherwise, at twice its learning rate."""
-    return replace(finetune_recipe(task), learning_rate=0.01, batch=batch)
+    """How a file is trained on: as a network is recovered, without weight decay."""
+    assert task.training is not None
+    return replace(recovery_recipe(task.training.recipe), weight_decay=0.0, batch=batch)
 
 
 class Levels:
