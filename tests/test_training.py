@@ -19,7 +19,7 @@ from torch import nn
 
 from emomc.accuracy.splits import Normalisation, Split
 from emomc.errors import EmomcError
-from emomc.training import Augmentation, Budget, GrowZeros, KeepZeros, Recipe, fit, zero_masks
+from emomc.training import Augmentation, Budget, GrowZeros, KeepZeros, Recipe, fit, recovery_recipe, zero_masks
 from emomc.training.augment import augment, cut_mix
 from emomc.training.loss import Loss, Pasted
 
@@ -287,6 +287,21 @@ def test_zeros_grow_to_the_ratio_and_resume(tmp_path: Path) -> None:
     seen.append(float((resumed.module.get_parameter("conv.weight") == 0).float().mean()))
     assert 0.4 < seen[0] < seen[1] == 0.75
     assert float((resumed.module.get_parameter("linear.weight") == 0).float().mean()) == 0.5
+
+
+def test_recovery_keeps_the_statistics_of_batch_norms_and_trains_their_scales() -> None:
+    start = network()
+    kept = fit(start, images(), RECIPE, STEPS, regime=KeepZeros(zero_masks(start))).module
+    grown = fit(start, images(), RECIPE, STEPS, regime=GrowZeros({"conv.weight": 0.5})).module
+    for name in ("norm.running_mean", "norm.running_var"):
+        assert torch.equal(kept.get_buffer(name), start.get_buffer(name))
+        assert not torch.equal(grown.get_buffer(name), start.get_buffer(name))
+    assert not torch.equal(kept.get_parameter("norm.weight"), start.get_parameter("norm.weight"))
+
+
+def test_recovery_pastes_images_together_only_where_training_changes_them() -> None:
+    assert recovery_recipe(Recipe()).augmentation == Augmentation()
+    assert recovery_recipe(RECIPE).augmentation == Augmentation(shift=1, flip=True, cutmix=1.0)
 
 
 @settings(max_examples=40, deadline=None)
