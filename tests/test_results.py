@@ -103,17 +103,16 @@ ELASTIC = RESULTS / "elastic.json"
 
 
 @pytest.mark.skipif(not ELASTIC.exists(), reason="python -m benchmarks.elastic was not run")
-def test_elastic_training_gains_a_quarter_within_half_an_hour_and_more_than_training_points_alone() -> None:
-    """On new images, within half an hour of two processors; per processor second more on either split."""
+def test_elastic_training_gains_a_quarter_within_half_an_hour_and_what_training_points_alone_does_at_a_fifth() -> None:
+    """On either split; half an hour is that of two processors."""
     found = json.loads(ELASTIC.read_text())
-    assert found["elastic"]["processor_seconds"] <= 2 * 30 * 60
-    assert found["test"]["elastic"]["gain"] >= 0.25
+    seconds = {name: found[name]["processor_seconds"] for name in ("elastic", "brief", "finetuned")}
+    assert seconds["elastic"] <= 2 * 30 * 60
+    assert seconds["finetuned"] >= 5 * seconds["brief"]
     for split in ("validation", "test"):
         gains = {name: front["gain"] for name, front in found[split].items()}
-        per_second = {
-            name: gains[name] / found[name]["processor_seconds"] for name in ("elastic", "brief", "finetuned")
-        }
-        assert per_second["finetuned"] < min(per_second["elastic"], per_second["brief"]), (split, per_second)
+        assert gains["elastic"] >= 0.25, split
+        assert gains["brief"] >= gains["finetuned"], split
 
 
 def test_the_file_of_vgg16_meets_every_target_and_holds_what_the_results_say() -> None:
