@@ -115,6 +115,15 @@ def test_elastic_training_gains_a_quarter_within_half_an_hour_and_what_training_
         assert gains["brief"] >= gains["finetuned"], split
 
 
+def test_recovery_brings_back_what_pruning_lost_where_usual_training_does_not() -> None:
+    losses = json.loads((RESULTS / "recovery.json").read_text())["losses"]
+    recovered = losses["images put together of two"]
+    for split in ("validation", "test"):
+        noise = losses["pruned"][split]["standard_error"]
+        assert recovered[split]["loss"] < losses["pruned"][split]["loss"] - 3 * noise
+        assert losses["usual"][split]["loss"] > losses["pruned"][split]["loss"]
+
+
 def test_the_file_of_vgg16_meets_every_target_and_holds_what_the_results_say() -> None:
     points = json.loads((RESULTS / "vgg16_cifar10.json").read_text())["points"]
     path = RESULTS / "vgg16_cifar10_level1.emomc"
