@@ -19,7 +19,18 @@ from torch import nn
 
 from emomc.accuracy.splits import Normalisation, Split
 from emomc.errors import EmomcError
-from emomc.training import Augmentation, Budget, GrowZeros, KeepZeros, Recipe, fit, recovery_recipe, zero_masks
+from emomc.training import (
+    Augmentation,
+    Budget,
+    GrowZeros,
+    KeepZeros,
+    Plain,
+    Recipe,
+    RoundWeights,
+    fit,
+    recovery_recipe,
+    zero_masks,
+)
 from emomc.training.augment import augment, cut_mix
 from emomc.training.loss import Loss, Pasted
 
@@ -289,14 +300,17 @@ def test_zeros_grow_to_the_ratio_and_resume(tmp_path: Path) -> None:
     assert float((resumed.module.get_parameter("linear.weight") == 0).float().mean()) == 0.5
 
 
-def test_recovery_keeps_the_statistics_of_batch_norms_and_trains_their_scales() -> None:
-    start = network()
-    kept = fit(start, images(), RECIPE, STEPS, regime=KeepZeros(zero_masks(start))).module
-    grown = fit(start, images(), RECIPE, STEPS, regime=GrowZeros({"conv.weight": 0.5})).module
-    for name in ("norm.running_mean", "norm.running_var"):
-        assert torch.equal(kept.get_buffer(name), start.get_buffer(name))
-        assert not torch.equal(grown.get_buffer(name), start.get_buffer(name))
-    assert not torch.equal(kept.get_parameter("norm.weight"), start.get_parameter("norm.weight"))
+def test_statistics_of_batch_norms_are_kept_where_zeros_are_and_follow_elsewhere() -> None:
+    start, level = network(), {"conv.weight": 7}
+    pruned = network()
+    pruned.get_parameter("conv.weight").data[:, :2] = 0
+    follow = [(start, regime) for regime in (Plain(), RoundWeights(level), GrowZeros({"conv.weight": 0.5}))]
+    keep = [(pruned, regime) for regime in (KeepZeros(zero_masks(pruned)), RoundWeights.keeping_zeros(pruned, level))]
+    for before, regime in follow + keep:
+        after = fit(before, images(), RECIPE, STEPS, regime=regime).module
+        for name in ("norm.running_mean", "norm.running_var"):
+            assert torch.equal(after.get_buffer(name), before.get_buffer(name)) == (before is pruned)
+        assert not torch.equal(after.get_parameter("norm.weight"), before.get_parameter("norm.weight"))
 
 
 def test_recovery_pastes_images_together_only_where_training_changes_them() -> None:

@@ -66,24 +66,26 @@ class Plain:
 
 
 def keep_statistics(module: nn.Module) -> None:
-    """Batch norms normalize by the statistics that they have, in training too; their scales and shifts may move.
-
-    Those of a trained network are better than what a short training would estimate from the images that it sees.
-    """
+    """Batch norms normalize by the statistics that they have, in training too; their scales and shifts may move."""
     for part in module.modules():
         if isinstance(part, _BatchNorm):
             part.eval()
 
 
 class KeepZeros(Plain):
-    """Weights that are zero stay zero, so that what was pruned stays pruned; so do the statistics of batch norms."""
+    """Weights that are zero stay zero, so that what was pruned stays pruned.
+
+    Where there are such weights, batch norms keep their statistics. Pruning with compensation leaves outputs that are
+    nearest to the dense network's in squares, hence smaller; norms that follow would enlarge what is wrong in them.
+    """
 
     def __init__(self, masks: Mapping[str, torch.Tensor]) -> None:
         """Masks by parameter name: 1 where a weight may differ from zero; from `zero_masks`."""
         self.masks = dict(masks)
 
     def before(self, module: nn.Module, fraction: float) -> None:
-        keep_statistics(module)
+        if self.masks:
+            keep_statistics(module)
 
     @torch.no_grad()
     def after(self, module: nn.Module) -> None:
