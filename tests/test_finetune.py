@@ -196,7 +196,7 @@ def test_derivatives_are_those_of_the_loss() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     images = Split(torch.rand(90, 3, 2, 2), torch.arange(90) % 3)
-    slope, curvature = derivatives(module, ["1.weight"], images)["1.weight"]
+    slope, _ = derivatives(module, ["1.weight"], images)["1.weight"]
     weight = module.get_parameter("1.weight").requires_grad_(False)
 
     def loss() -> float:
@@ -207,7 +207,21 @@ def test_derivatives_are_those_of_the_loss() -> None:
         weight[at] += 1e-2
         assert loss() - before == pytest.approx(1e-2 * slope[at], rel=0.05, abs=1e-5)
         weight[at] -= 1e-2
-    assert (curvature > 0).all()
+    # A weight of a linear layer changes one output of three by its input; what all outputs share does not count.
+    many = Split(torch.rand(6400, 3, 2, 2), torch.zeros(6400, dtype=torch.int64))
+    curvature = derivatives(module, ["1.weight"], many)["1.weight"][1]
+    expected = many.inputs.flatten(1).square().mean(0) * (1 - 1 / 3) / 3
+    assert curvature.mean(0) == pytest.approx(expected.numpy(), rel=0.4)
+
+
+def test_what_a_network_knows_by_heart_still_counts() -> None:
+    """Where the loss is nothing, so are its derivatives; the change of the outputs is not."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    images = Split(torch.eye(12)[torch.arange(96) % 3].reshape(96, 3, 2, 2), torch.arange(96) % 3)
+    module.get_parameter("1.weight").data = 100 * torch.eye(3, 12)
+    slope, curvature = derivatives(module, ["1.weight"], images)["1.weight"]
+    assert np.abs(slope).max() < 1e-6
+    assert curvature[:, :3].min() > 0.01
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -32,7 +32,7 @@ class Trained:
         blob: the code of ``old``.
         new: after.
         slope: of the loss at ``new``, by weight and in the shape of both.
-        curvature: its second derivative there.
+        curvature: second derivative there of the divergence from what ``new`` gives.
     """
 
     old: CodedTensor
@@ -113,9 +113,12 @@ def fit_size(layers: Mapping[str, Trained]) -> dict[str, bytes]:
 
 
 def derivatives(module: nn.Module, names: Sequence[str], images: Split) -> dict[str, tuple[Doubles, Doubles]]:
-    """First and second derivatives of the mean loss by weight, the second ones of each weight on its own.
+    """How the mean loss changes with each weight, and how far the outputs go.
 
-    The second derivative is taken from the squared gradients of batches (the empirical Fisher information).
+    The second derivative is that of the divergence from the network's own outputs in the limit of a high temperature,
+    their mean squared change (Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015). That of
+    the loss itself vanishes on images that the network knows by heart. Outputs are weighed with random signs, so that
+    one gradient a batch does: the expectation of its square is the sum over images and classes.
 
     Args:
         module: in eval mode.
@@ -128,12 +131,16 @@ def derivatives(module: nn.Module, names: Sequence[str], images: Split) -> dict[
     parameters = [module.get_parameter(name).requires_grad_(True) for name in names]
     mean = [torch.zeros_like(each) for each in parameters]
     squares = [torch.zeros_like(each) for each in parameters]
+    generator = torch.Generator().manual_seed(0)
     for inputs, targets in images.batches(_BATCH):
-        share = len(targets) / len(images)
-        gradients = torch.autograd.grad(cross_entropy(module(inputs), targets), parameters)
-        for first, second, gradient in zip(mean, squares, gradients, strict=True):
-            first.add_(gradient, alpha=share)
-            second.addcmul_(gradient, gradient, value=share * len(targets))
+        outputs = module(inputs)
+        slopes = torch.autograd.grad(cross_entropy(outputs, targets), parameters, retain_graph=True)
+        signs = torch.randint(0, 2, outputs.shape, generator=generator) * 2.0 - 1.0
+        centred = outputs - outputs.mean(1, keepdim=True)  # what all classes have in common makes no difference
+        changes = torch.autograd.grad((centred * signs).sum(), parameters)
+        for first, second, slope, change in zip(mean, squares, slopes, changes, strict=True):
+            first.add_(slope, alpha=len(targets) / len(images))
+            second.addcmul_(change, change, value=1 / (len(images) * outputs.shape[1]))
     return {
         name: (first.double().numpy(), second.double().numpy())
         for name, first, second in zip(names, mean, squares, strict=True)
