@@ -50,7 +50,7 @@ def test_a_point_gets_better_at_the_same_size(task: Task, small: Path, tmp_path:
     moved = 0
     for name in before.blobs:
         old, new = before.tensor(name), after.tensor(name)
-        assert np.array_equal(old.integers == 0, new.integers == 0)
+        assert not new.integers[old.integers == 0].any()
         assert np.array_equal(old.scale, new.scale)
         assert old.bit_width == new.bit_width
         moved += int((old.integers != new.integers).sum())
@@ -73,7 +73,7 @@ def test_quantized_inputs_are_trained_with(task: Task, tmp_path: Path) -> None:
         {"*": {"bit_width": 3, "prune_ratio": 0.8, "activation_bits": 3}}, path, split="selection"
     )
     found = finetune(path, tmp_path / "b.emomc", task, Budget(epochs=5))
-    assert found.training_loss[1] < found.training_loss[0]
+    assert found.training_loss[1] < 0.8 * found.training_loss[0]
     network = load(found.path)
     assert sum(isinstance(part, InputQuantizer) for part in network.modules()) == 7
 
@@ -138,9 +138,10 @@ def test_trained_weights_fit_where_the_old_ones_were(seed: int, moved: float) ->
     for name, layer in layers.items():
         found = coding.decode_tensor(blobs[name], (4, 50)).integers
         old, new = layer.old.integers, layer.new.integers
-        assert np.array_equal(found == 0, old == 0)
-        assert np.isin(found, old if (found == old).all() else new).all() or name != "c"  # a codebook gets no values
-        assert np.isin(found, np.concatenate([old, new])).all()
+        assert not found[old == 0].any()
+        values = old if (found == old).all() else np.append(new, 0)
+        assert np.isin(found, values).all() or name != "c"  # a codebook gets no values
+        assert np.isin(found, np.concatenate([[0], old.ravel(), new.ravel()])).all()
 
 
 def test_what_fits_stays_as_it_was_trained() -> None:
@@ -221,7 +222,7 @@ def test_what_a_network_knows_by_heart_still_counts() -> None:
     module.get_parameter("1.weight").data = 100 * torch.eye(3, 12)
     slope, curvature = derivatives(module, ["1.weight"], images)["1.weight"]
     assert np.abs(slope).max() < 1e-6
-    assert curvature[:, :3].min() > 0.01
+    assert curvature[:, :3].min() > 0.001
 
 
 @pytest.mark.parametrize("seed", range(3))

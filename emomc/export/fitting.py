@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from emomc import coding
 from emomc.accuracy import Split
 from emomc.coding import CodedTensor
+from emomc.compression.activations import InputQuantizer
 from emomc.compression.whole import choose_ratios
 
 _BATCH = 64
@@ -44,9 +45,9 @@ class Trained:
     def options(self) -> tuple[list[bytes], Doubles]:
         """Codes that get shorter, the first with all that was trained, the last that of before, and the harm of each.
 
-        A weight may move to the next value that its layer has, or back to what it was, if that is met more often and
-        so costs fewer bits; those that do least harm for the bits that they save move first. Zeros stay zeros, and a
-        layer with a codebook gets no more values than it had.
+        A weight may move to the next value that its layer has, back to what it was, or to zero, if that is met more
+        often and so costs fewer bits; those that do least harm for the bits that they save move first. Zeros stay
+        zeros, and a layer with a codebook gets no more values than it had.
         """
         at, level, harm, bits = self._moves()
         order = np.argsort(harm / bits, kind="stable")
@@ -64,8 +65,10 @@ class Trained:
         nearby = [levels[np.maximum(place - 1, 0)], levels[np.minimum(place + 1, len(levels) - 1)]]
         if self.old.scale.size > 1:  # with one scale it may be a codebook, whose old values are gone
             nearby.append(self.old.integers.ravel()[at].astype(np.int64))
+        nearby.append(np.zeros_like(new[at]))
         found = np.searchsorted(levels, nearby).clip(max=len(levels) - 1)
         met = np.where(levels[found] == nearby, counts[found], 0)
+        met[-1] = len(new) - len(at)
         bits = np.log2((met + 1) / (counts[place] + 1))
         harm = np.stack([self._harm(at, level) for level in nearby])
         price = np.where(bits > _LEAST_BITS, harm / np.maximum(bits, _LEAST_BITS), np.inf)
@@ -132,6 +135,7 @@ def derivatives(module: nn.Module, names: Sequence[str], images: Split) -> dict[
     mean = [torch.zeros_like(each) for each in parameters]
     squares = [torch.zeros_like(each) for each in parameters]
     generator = torch.Generator().manual_seed(0)
+    quantizers = [part.train() for part in module.modules() if isinstance(part, InputQuantizer)]  # gradients pass
     for inputs, targets in images.batches(_BATCH):
         outputs = module(inputs)
         slopes = torch.autograd.grad(cross_entropy(outputs, targets), parameters, retain_graph=True)
@@ -141,6 +145,8 @@ def derivatives(module: nn.Module, names: Sequence[str], images: Split) -> dict[
         for first, second, slope, change in zip(mean, squares, slopes, changes, strict=True):
             first.add_(slope, alpha=len(targets) / len(images))
             second.addcmul_(change, change, value=1 / (len(images) * outputs.shape[1]))
+    for part in quantizers:
+        part.eval()
     return {
         name: (first.double().numpy(), second.double().numpy())
         for name, first, second in zip(names, mean, squares, strict=True)
