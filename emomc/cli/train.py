@@ -48,7 +48,7 @@ _MINUTES = 10.0  # where no budget is given
 @click.option(
     "--distill",
     type=click.FloatRange(0, 1),
-    help="Share of the teacher's output in the loss.  [1; 0 from scratch]",
+    help="Share of the teacher's output in the loss.  [1; 0.5 where nothing is lost; 0 from scratch]",
 )
 @click.option("--teacher", type=click.Path(), help="Weights of the teacher.  [those that the task starts from]")
 @click.option(
@@ -111,7 +111,8 @@ def _train(name: str, out: Path, prune: float | None, bits: int | None, elastic:
             raise EmomcError(
                 f"task {task.name!r} offers no training images: give it `training`, an emomc TrainingData."
             )
-        recipe, budget = _recipe(task, elastic, given), _budget(task, given)
+        lost = any(each is not None for each in (prune, given["prune_as"], bits, given["teacher"]))
+        recipe, budget = _recipe(task, elastic, lost, given), _budget(task, given)
         images = task.training.load()
         start = _start(task, prune, given["prune_as"], out, tell)
         trained = fit(
@@ -155,7 +156,8 @@ def _teacher(task: Task, path: str | None) -> Any:
     return teacher
 
 
-def _recipe(task: Task, elastic: bool, given: dict[str, Any]) -> Recipe:
+def _recipe(task: Task, elastic: bool, lost: bool, given: dict[str, Any]) -> Recipe:
+    """How to train; ``lost`` tells whether the teacher knows what the network has lost."""
     from dataclasses import replace
 
     from emomc.training import elastic_recipe, recovery_recipe
@@ -164,8 +166,11 @@ def _recipe(task: Task, elastic: bool, given: dict[str, Any]) -> Recipe:
     recipe = task.training.recipe
     if elastic and not given["scratch"]:
         recipe = elastic_recipe(recipe)
-    elif not given["scratch"]:
+    elif lost and not given["scratch"]:
         recipe = recovery_recipe(recipe)
+    elif not given["scratch"]:  # its own teacher: what is new to it are the labels
+        own = recipe.augmentation
+        recipe = replace(recovery_recipe(recipe), distillation=0.5, temperature=2.0, augmentation=own)
     chosen = {"learning_rate": given["rate"], "batch": given["batch"], "distillation": given["distill"]}
     return replace(recipe, seed=given["seed"], **{key: value for key, value in chosen.items() if value is not None})
 
