@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from emomc.benchmarks.environment import RESULTS, known, write_results
-from emomc.benchmarks.headline.levels import FURTHER, POLISH, RECIPE, Levels, tuning_recipe
+from emomc.benchmarks.headline.levels import Levels
 from emomc.benchmarks.headline.shown import figure, table
-from emomc.problems.tasks import Task, load_task
+from emomc.problems.tasks import load_task
 
 LEVELS = (0.4, 0.55, 0.7, 0.85, 1.0)  # shares of the targets
 LIMIT = 0.003  # of the loss, as published
@@ -45,7 +45,7 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
     task = load_task(task_name, **{option: path for option, path in given.items() if path})
     levels = Levels(task, arguments.runs, arguments.minutes, arguments.polish)
     if arguments.further:
-        _store(name, task, _with_further(levels, known(name).get("points", []), arguments.further), paper)
+        _store(name, _with_further(levels, known(name).get("points", []), arguments.further), paper)
         return
     points: list[dict[str, Any]] = []
     trained = (arguments.train or arguments.levels) if arguments.minutes else []
@@ -53,7 +53,7 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
     for kind, shares in wanted.items():
         found = [levels.level(level, kind) for level in shares]
         points += [levels.test(point) if i == tested(kind, found) else point for i, point in enumerate(found)]
-        _store(name, task, points, paper)
+        _store(name, points, paper)
 
 
 def _with_further(levels: Levels, points: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
@@ -70,12 +70,9 @@ def _with_further(levels: Levels, points: list[dict[str, Any]], file: Path) -> l
     return [*others, levels.test(levels.further(source, file))]
 
 
-def _store(name: str, task: Task, points: list[dict[str, Any]], paper: Mapping[str, float]) -> None:
+def _store(name: str, points: list[dict[str, Any]], paper: Mapping[str, float]) -> None:
     """Write results, table and figure."""
-    tuning = {"polish": repr(tuning_recipe(task, POLISH)), "further": repr(tuning_recipe(task, FURTHER))}
-    path = write_results(
-        name, {"recipe": repr(RECIPE), **tuning, "points": points, "table": table(points, paper).splitlines()}
-    )
+    path = write_results(name, {"points": points, "table": table(points, paper).splitlines()})
     figure(points, paper, RESULTS / f"{name}.png")
     print(table(points, paper), path, sep="\n", flush=True)
 

@@ -28,27 +28,18 @@ from emomc.compression.quantization import largest_level
 from emomc.export import finetune
 from emomc.network import Network, trace
 from emomc.problems.tasks import Task
-from emomc.training import Augmentation, Budget, Recipe, RoundWeights, fit, recovery_recipe
+from emomc.training import Budget, Recipe, RoundWeights, fit, recovery_recipe
 from emomc.training.checkpoint import Progress
 from emomc.training.fakequant import round_to_grid
 
-RECIPE = Recipe(
-    learning_rate=0.01,
-    batch=64,
-    distillation=1.0,
-    temperature=4.0,
-    warmup=0.05,
-    augmentation=Augmentation(shift=4, flip=True, cutmix=1.0),
-)
+TRAIN, POLISH, FURTHER = 64, 128, 64  # images a step, of a pruned network and where a file is trained on
+DECAY = 5e-4  # of the weights of a pruned network; those of a file stay on their grids
 
 
-POLISH, FURTHER = 128, 64  # images a step where a file is trained on
-
-
-def tuning_recipe(task: Task, batch: int) -> Recipe:
-    """How a file is trained on: as a network is recovered, without weight decay."""
+def recipe(task: Task, batch: int, decay: float = 0.0) -> Recipe:
+    """How a level is trained: as a network is recovered."""
     assert task.training is not None
-    return replace(recovery_recipe(task.training.recipe), weight_decay=0.0, batch=batch)
+    return replace(recovery_recipe(task.training.recipe), weight_decay=decay, batch=batch)
 
 
 class Levels:
@@ -88,7 +79,7 @@ class Levels:
         path = self._path(planned)
         done = path.with_suffix(".json")
         if not done.exists():
-            spent = self._finetune(file, path, Budget(minutes=self.minutes), tuning_recipe(self.task, FURTHER))
+            spent = self._finetune(file, path, Budget(minutes=self.minutes), recipe(self.task, FURTHER))
             self._measure({**planned, **spent}, path)
         return json.loads(done.read_text())  # type: ignore[no-any-return]
 
@@ -137,10 +128,11 @@ class Levels:
             names = [layer.name for layer in layers]
             prune_further(start, self.network, dict(zip(names, RATIOS[chosen].tolist(), strict=True)))
         levels = {layer.weight: largest_level(bits) for layer, bits in zip(layers, self.costs.bits, strict=True)}
+        training = recipe(self.task, TRAIN, DECAY)
         trained = fit(
             start,
             self.task.training.load(),
-            RECIPE,
+            training,
             Budget(minutes=self.minutes),
             regime=RoundWeights.keeping_zeros(start, levels),
             teacher=self.task.module,
@@ -152,22 +144,23 @@ class Levels:
         if not path.exists():
             blobs = rounded_in_training(trained.module, self.network, self.costs.bits)
             write(self.task, self.network, trained.module, blobs, path)
-        return _spent(trained.progress)
+        return _spent(training, trained.progress)
 
     def _polish(self, level: float, path: Path) -> dict[str, Any]:
         """Done once: repeating `finetune` would write and measure anew, as its checkpoint is of the training alone."""
         if path.with_suffix(".json").exists():
             return {}
         source = self.folder / f"trained-{level:g}.emomc"
-        return self._finetune(source, path, Budget(steps=self.polish), tuning_recipe(self.task, POLISH))
+        return self._finetune(source, path, Budget(steps=self.polish), recipe(self.task, POLISH))
 
-    def _finetune(self, source: Path, path: Path, budget: Budget, recipe: Recipe) -> dict[str, Any]:
-        tuning = {"recipe": recipe, "checkpoint": path.with_suffix(".pt"), "tell": _print_progress, "notice": print}
-        return _spent(finetune(source, path, self.task, budget, **tuning).progress)  # type: ignore[arg-type]
+    def _finetune(self, source: Path, path: Path, budget: Budget, training: Recipe) -> dict[str, Any]:
+        tuning = {"recipe": training, "checkpoint": path.with_suffix(".pt"), "tell": _print_progress, "notice": print}
+        return _spent(training, finetune(source, path, self.task, budget, **tuning).progress)  # type: ignore[arg-type]
 
 
-def _spent(progress: Progress) -> dict[str, Any]:
-    return {"minutes": progress.seconds / 60, "steps": progress.steps, "images": progress.seen}
+def _spent(training: Recipe, progress: Progress) -> dict[str, Any]:
+    spent = {"minutes": progress.seconds / 60, "steps": progress.steps, "images": progress.seen}
+    return {"recipe": repr(training), **spent}
 
 
 def prune_further(module: nn.Module, network: Network, ratios: Mapping[str, float]) -> None:

@@ -38,10 +38,10 @@ _MINUTES = 5.0  # where no budget is given
 def finetune(source: Path, point: str | None, out: Path | None, task: str | None, **given: Any) -> None:
     """Train SOURCE on: POINT of the folder of a run, or a compressed file.
 
-    Zeros, bit-widths and codebook sizes stay as they are, and the new file is not larger. The weights move on their
-    grids, codebooks with the mean gradient of their weights; the dense network teaches. It trains on images that are in
-    none of the task's splits and measures the decoded file on the selection split; `emomc verify FILE` measures it on
-    the test split.
+    Zeros, bit-widths and codebook sizes stay as they are, and the new file is not larger: where it would be, more
+    weights become zero. The weights move on their grids, codebooks with the mean gradient of their weights; the dense
+    network teaches. It trains on images that are in none of the task's splits and measures the decoded file on the
+    selection split; `emomc verify FILE` measures it on the test split.
 
     Ctrl-C saves the training beside the file; repeating the command goes on where it stopped.
 

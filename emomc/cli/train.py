@@ -164,13 +164,14 @@ def _recipe(task: Task, elastic: bool, lost: bool, given: dict[str, Any]) -> Rec
 
     assert task.training is not None
     recipe = task.training.recipe
-    if elastic and not given["scratch"]:
-        recipe = elastic_recipe(recipe)
-    elif lost and not given["scratch"]:
-        recipe = recovery_recipe(recipe)
-    elif not given["scratch"]:  # its own teacher: what is new to it are the labels
-        own = recipe.augmentation
-        recipe = replace(recovery_recipe(recipe), distillation=0.5, temperature=2.0, augmentation=own)
+    if not given["scratch"]:
+        if elastic:
+            recipe = elastic_recipe(recipe)
+        elif lost:
+            recipe = recovery_recipe(recipe)
+        else:  # it is its own teacher: what is new to it are the labels
+            own = recipe.augmentation
+            recipe = replace(recovery_recipe(recipe), distillation=0.5, temperature=2.0, augmentation=own)
     chosen = {"learning_rate": given["rate"], "batch": given["batch"], "distillation": given["distill"]}
     return replace(recipe, seed=given["seed"], **{key: value for key, value in chosen.items() if value is not None})
 

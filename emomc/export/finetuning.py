@@ -95,10 +95,9 @@ def finetune(
 ) -> Finetuned:
     """Train the network of a file on, taught by the task's dense network, and write what comes out as a new file.
 
-    Zeros, bit-widths, scales and codebook sizes stay as they are, but for weights that become zero where the file would
-    be larger otherwise; what moves is the value of each weight on its grid,
-    the entries of codebooks, biases and batch norms. The new file is not larger than the given one. The test split is
-    not touched.
+    Zeros, bit-widths, scales and codebook sizes stay as they are; what moves is the value of each weight on its grid,
+    the entries of codebooks, biases and batch norms. The new file is not larger than the given one: where it would be,
+    more weights become zero. The test split is not touched.
 
     Args:
         source: a compressed file of the task.
