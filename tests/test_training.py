@@ -33,6 +33,7 @@ from emomc.training import (
 )
 from emomc.training.augment import augment, cut_mix
 from emomc.training.loss import Loss, Pasted
+from emomc.training.precision import chosen_precision
 
 STEPS = Budget(steps=12)
 RECIPE = Recipe(batch=16, learning_rate=0.05, augmentation=Augmentation(shift=1, flip=True))
@@ -101,6 +102,24 @@ def test_half_precision_is_of_the_arithmetic_alone() -> None:
     assert error(trained["bfloat16"], images()) < 0.05
     assert not same(trained["float32"], trained["bfloat16"])
     assert same(trained["auto"], trained["float32"]) or same(trained["auto"], trained["bfloat16"])
+
+
+@pytest.mark.parametrize(
+    ("groups", "stride", "size", "kept"),
+    [(8, 2, 8, True), (8, (1, 2), 8, True), (8, 1, 2, True), (8, 1, 8, False), (1, 2, 8, False), (4, 2, 8, False)],
+)
+def test_depthwise_convolutions_that_bfloat16_slows_down_stay_float32(
+    groups: int, stride: int | tuple[int, int], size: int, kept: bool
+) -> None:
+    convolution, inputs = nn.Conv2d(8, 8, 3, stride, padding=1, groups=groups), torch.rand(2, 8, size, size)
+    exact = convolution(inputs)
+    with chosen_precision("cpu", "bfloat16"):
+        found = convolution(inputs.bfloat16())
+        assert nn.functional.linear(inputs, torch.rand(3, size)).dtype == torch.bfloat16
+    assert found.dtype == (torch.float32 if kept else torch.bfloat16)
+    assert torch.allclose(found.float(), exact, atol=0.02)
+    with chosen_precision("cpu", "float32"):
+        assert torch.equal(convolution(inputs), exact)
 
 
 def test_a_network_that_is_frozen_as_a_whole_is_trained() -> None:

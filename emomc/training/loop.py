@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from emomc.training.augment import augment, cut_mix
 from emomc.training.checkpoint import Progress, State, load_training, save_training, training_key
 from emomc.training.interrupt import deferred_interrupt
 from emomc.training.loss import Loss, Pasted
+from emomc.training.precision import chosen_precision
 from emomc.training.recipe import Budget, Recipe
 from emomc.training.regime import Plain, Regime
 
@@ -206,7 +207,7 @@ class _Run:
             group["lr"] = rate
         inputs, loss = self._batch()
         self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
+        with self._precision():
             value = float(self.regime.backward(self.module, inputs, loss))
         norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip))
         if not (math.isfinite(value) and math.isfinite(norm)):
@@ -236,7 +237,7 @@ class _Run:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         taught = None
         if self.teacher is not None:
-            with torch.no_grad(), self._autocast():
+            with torch.no_grad(), self._precision():
                 taught = self.teacher(inputs)
         return inputs, Loss(self.recipe, targets, taught, pasted)
 
@@ -252,10 +253,8 @@ class _Run:
             first, count = first + len(parts[-1]), count - len(parts[-1])
         return torch.cat(parts)
 
-    def _autocast(self) -> torch.autocast:
-        kind, precision = self.device.type, self.recipe.precision
-        wanted = precision == "bfloat16" or (precision == "auto" and _multiplies_bfloat16(kind))
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted)
+    def _precision(self) -> AbstractContextManager[None]:
+        return chosen_precision(self.device.type, self.recipe.precision)
 
     def _halve(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -291,14 +290,6 @@ class _Run:
 
     def _copy(self) -> dict[str, torch.Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
-
-
-def _multiplies_bfloat16(kind: str) -> bool:
-    """Whether a device multiplies bfloat16 itself; PyTorch before 2.11 does not tell it of a processor."""
-    if kind == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(bool(capabilities.get(name, False)) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def _fast_copy(module: nn.Module, device: torch.device) -> nn.Module:
