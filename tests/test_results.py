@@ -99,6 +99,14 @@ def test_a_twentieth_of_the_networks_suffices_on_resnet20() -> None:
         assert worst > max(max(qualities(runs, 100)) for method, runs in curves.items() if method != "emomc")
 
 
+def test_training_keeps_nine_tenths_of_a_plain_loops_speed_and_is_faster_in_its_own_precision() -> None:
+    networks = json.loads((RESULTS / "training.json").read_text())["networks"]
+    assert set(networks) == {"resnet20", "vgg16", "mobilenetv1"}
+    for name, loops in networks.items():
+        assert loops["emomc"]["ratio_median"] >= 0.9, name
+        assert loops["emomc, its own precision"]["ratio_median"] >= loops["emomc"]["ratio_median"], name
+
+
 ELASTIC = RESULTS / "elastic.json"
 
 
