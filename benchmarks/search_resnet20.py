@@ -7,8 +7,14 @@ strength of statistics correction on 64 images. All methods share one session, s
 Of thousands of networks measured on few images, the luckiest look best. So the front that each method ends with is
 measured again on 1,000 validation images that no method has seen. So are all networks that emomc measured with the
 first seed: they tell how well predictions, distances and the counts on 256 images themselves rank networks.
-Killing it and repeating the command continues it. Results go to benchmarks/results/search_resnet20.json; methods that
-are not run again stay there.
+
+    python -m benchmarks.search_resnet20 --full --methods emomc --seeds 0 1 2 3 4 --data FOLDER
+
+measures as searches do where nobody is in a hurry: on all 2,000 selection images, with three strengths of correction on
+256. It tells how much of what predictions miss is the noise of few images.
+
+Killing it and repeating the command continues it. Results go to benchmarks/results/search_resnet20.json and
+search_resnet20_full.json; methods that are not run again stay there.
 """
 
 from __future__ import annotations
@@ -43,13 +49,16 @@ SHOWN = (40, 100, 500, 1000, 2000)
 LONG = 2000  # of the unseeded search that ours is compared with
 
 
-def open_session(folder: Path, data: str | None) -> emomc.Session:
+def open_session(folder: Path, data: str | None, full: bool) -> emomc.Session:
     """The problem, and one store for all methods."""
     options = emomc.Options(TASK, {"data": data} if data else {}, dataflows=("X:Y",), method="obs")
     task = emomc.load_task(TASK, **options.task_options)
-    few = {"selection": first(task.splits.selection, IMAGES), "validation": first(task.splits.validation, UNSEEN)}
+    few = {"validation": first(task.splits.validation, UNSEEN)}
+    if not full:
+        few["selection"] = first(task.splits.selection, IMAGES)
     task = replace(task, splits=replace(task.splits, **few))
-    return emomc.Session(folder, options, task=task, settings=SETTINGS, workers=1)
+    settings = emomc.Settings() if full else SETTINGS
+    return emomc.Session(folder, options, task=task, settings=settings, workers=1)
 
 
 def first(split: emomc.Split, count: int) -> emomc.Split:
@@ -138,36 +147,39 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs") / NAME, help="folder of the measurements")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--full", action="store_true", help="measure on all selection images, with default settings")
     parser.add_argument("--long", type=int, default=LONG, help="evaluations of the unseeded NSGA-II")
     arguments = parser.parse_args()
-    with open_session(arguments.run, arguments.data) as session:
+    name = f"{NAME}_full" if arguments.full else NAME
+    with open_session(arguments.run, arguments.data, arguments.full) as session:
         task = SearchTask(session.problem, session.sensitivities, session.dense.error, session.dense.samples)
         print(f"opened; dense error {session.dense.error}", flush=True)
         for method in arguments.methods:
             budget = arguments.long if method == "unseeded NSGA-II" else BUDGET
             traces = {seed: measured(session, task, method, budget, seed) for seed in arguments.seeds}
-            store(session, method, budget, traces)
+            store(name, session, method, budget, traces)
 
 
-def store(session: emomc.Session, method: str, budget: int, traces: Mapping[int, Trace]) -> None:
-    """Add a method to the results."""
+def store(name: str, session: emomc.Session, method: str, budget: int, traces: Mapping[int, Trace]) -> None:
+    """Add a method to the results of this name."""
+    before = known(name)
     results: dict[str, Any] = {
-        "images": IMAGES,
+        "images": session.dense.samples,
         "dense_error": session.dense.error,
-        "rank_correlation": known(NAME).get("rank_correlation", []),
-        "unseen": known(NAME).get("unseen", {}),
-        "rank_correlation_unseen": known(NAME).get("rank_correlation_unseen", {}),
+        "rank_correlation": before.get("rank_correlation", []),
+        "unseen": before.get("unseen", {}),
+        "rank_correlation_unseen": before.get("rank_correlation_unseen", {}),
     }
     results["unseen"][method] = [{"seed": seed, **on_unseen_images(session, trace)} for seed, trace in traces.items()]
-    for name, quality in qualities(session, session.dense.error).items():
+    for measure, quality in qualities(session, session.dense.error).items():
         found = [curve(session.problem, trace, seed, quality, budget) for seed, trace in traces.items()]
-        curves = in_order({**known_curves(NAME, name), method: found})
-        results[name] = {"table": table(curves, SHOWN), "curves": curves}
+        curves = in_order({**known_curves(name, measure), method: found})
+        results[measure] = {"table": table(curves, SHOWN), "curves": curves}
     if method == "emomc":
         results["rank_correlation"] = [{"seed": s, **ranks(t, session.dense.error)} for s, t in traces.items()]
         first, trace = next(iter(traces.items()))
         results["rank_correlation_unseen"] = {"seed": first, **ranks_on_unseen_images(session, trace)}
-    print(write_results(NAME, results), *results["ratios"]["table"], *results["unseen"][method], sep="\n", flush=True)
+    print(write_results(name, results), *results["ratios"]["table"], *results["unseen"][method], sep="\n", flush=True)
 
 
 if __name__ == "__main__":

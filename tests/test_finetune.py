@@ -170,6 +170,24 @@ def test_what_moves_does_little_harm_for_its_bits() -> None:
     assert np.array_equal(found[new == 1], new[new == 1])  # to the rare value: costs bits
 
 
+def test_weights_that_matter_least_become_zero() -> None:
+    """Training made two values as frequent as each other, so that of all moves those to zero save most."""
+    rng = np.random.default_rng(0)
+    new = rng.choice(np.array([-1, 0, 0, 0, 1], np.int8), (4, 500))
+    old = np.where((new < 0) & (rng.random(new.shape) < 0.3), 1, new).astype(np.int8)
+    curvature = rng.permutation(new.size).reshape(new.shape) + 1.0
+    before, after = (CodedTensor(each, np.full(4, 0.5, np.float16), 4) for each in (old, new))
+    allowed = coding.encode_tensor(before)
+    assert len(allowed) < len(coding.encode_tensor(after))
+    (blob,) = fit_size({"a": Trained(before, allowed, after, np.zeros(new.shape), curvature)}).values()
+    assert len(blob) <= len(allowed)
+    found = coding.decode_tensor(blob, new.shape).integers
+    moved = found != new
+    assert 0 < moved.sum() < 200
+    assert not found[moved].any()
+    assert curvature[moved].max() < curvature[~moved & (new != 0)].min()
+
+
 def test_a_weight_without_a_cheaper_neighbour_may_go_back() -> None:
     old = np.ones((2, 300), np.int8)
     old[:, ::3] = -3
