@@ -7,7 +7,8 @@ network under the same energy model. The checkpoint is trained first:
     python -m benchmarks.mobilenetv1_cifar10 --data FOLDER --checkpoint mobilenetv1.pt --levels 0.1 0.2 0.3 \
         --train 0.3 --minutes 13
 
-Killing it and repeating the command continues it. Results go to benchmarks/results/mobilenetv1_cifar10.json and .png.
+Killing it and repeating the command continues it. Results go to benchmarks/results/mobilenetv1_cifar10.json and .png;
+what is not made again of the same dense network stays there.
 """
 
 from emomc.benchmarks.headline.command import run

@@ -6,7 +6,8 @@ network under the same energy model.
     python -m benchmarks.resnet56_cifar10 --data FOLDER --levels 0.15 0.25 0.35
     python -m benchmarks.resnet56_cifar10 --data FOLDER --levels 0.15 0.25 0.35 --train 0.35 --minutes 13
 
-Killing it and repeating the command continues it. Results go to benchmarks/results/resnet56_cifar10.json and .png.
+Killing it and repeating the command continues it. Results go to benchmarks/results/resnet56_cifar10.json and .png;
+what is not made again of the same dense network stays there.
 """
 
 from emomc.benchmarks.headline.command import run

@@ -14,7 +14,8 @@ largest, whatever validation says.
     python -m benchmarks.vgg16_cifar10 --data FOLDER --levels 0.3 0.4 1.0 --train 1.0 --minutes 95 --polish 1000
     python -m benchmarks.vgg16_cifar10 --data FOLDER --further FILE --minutes 50
 
-Killing it and repeating the command continues it. Results go to benchmarks/results/vgg16_cifar10.json and .png.
+Killing it and repeating the command continues it. Results go to benchmarks/results/vgg16_cifar10.json and .png;
+what is not made again of the same dense network stays there.
 """
 
 from emomc.benchmarks.headline.command import run

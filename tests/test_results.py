@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import emomc
+from emomc.benchmarks import environment
 from emomc.benchmarks.curves import STEPS
 from emomc.benchmarks.headline.costs import SIZES, TARGETS
+from emomc.benchmarks.headline.results import Results
 from emomc.benchmarks.methods import METHODS
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -130,6 +132,29 @@ def test_recovery_brings_back_what_pruning_lost_where_usual_training_does_not() 
         noise = losses["pruned"][split]["standard_error"]
         assert recovered[split]["loss"] < losses["pruned"][split]["loss"] - 3 * noise
         assert losses["usual"][split]["loss"] > losses["pruned"][split]["loss"]
+
+
+def test_what_a_headline_benchmark_does_not_make_again_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same dense network; of another one nothing does."""
+    name, path = "resnet56_cifar10", tmp_path / "resnet56_cifar10.json"
+    before = json.loads((RESULTS / path.name).read_text())
+    monkeypatch.setattr(environment, "RESULTS", tmp_path)
+    path.write_text(json.dumps(before))
+    again = {**before["points"][1], "bytes": 0}
+    Results(name, before["network"], {}).add([again])
+    after = json.loads(path.read_text())
+    assert after["points"] == [again if i == 1 else point for i, point in enumerate(before["points"])]
+    assert after["table"] == before["table"]
+    assert (tmp_path / "resnet56_cifar10.png").exists()
+    Results(name, "another", {}).add(before["points"][:1])
+    assert json.loads(path.read_text())["points"] == before["points"][:1]
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(b"")
+    with pytest.raises(SystemExit, match="train one of those on"):
+        Results(name, "another", {}).source(foreign)
+    assert capsys.readouterr().out.count("level 0.15") == 2
 
 
 def test_the_file_of_vgg16_meets_every_target_and_holds_what_the_results_say() -> None:

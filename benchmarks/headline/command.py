@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emomc.benchmarks.environment import RESULTS, known, write_results
 from emomc.benchmarks.headline.levels import Levels
-from emomc.benchmarks.headline.shown import figure, table
-from emomc.problems.tasks import load_task
+from emomc.benchmarks.headline.results import Results
+from emomc.problems.tasks import load_task, network_fingerprint
 
 LEVELS = (0.4, 0.55, 0.7, 0.85, 1.0)  # shares of the targets
 LIMIT = 0.003  # of the loss, as published
@@ -44,37 +42,15 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
     given = {"data": arguments.data, "checkpoint": arguments.checkpoint}
     task = load_task(task_name, **{option: path for option, path in given.items() if path})
     levels = Levels(task, arguments.runs, arguments.minutes, arguments.polish)
+    results = Results(name, network_fingerprint(task.module), paper)
     if arguments.further:
-        _store(name, _with_further(levels, known(name).get("points", []), arguments.further), paper)
+        results.add([levels.test(levels.further(results.source(arguments.further), arguments.further))])
         return
-    points: list[dict[str, Any]] = []
     trained = (arguments.train or arguments.levels) if arguments.minutes else []
     wanted = {"one-shot": arguments.levels, "trained": trained, "polished": trained[-1:] if arguments.polish else []}
     for kind, shares in wanted.items():
         found = [levels.level(level, kind) for level in shares]
-        points += [levels.test(point) if i == tested(kind, found) else point for i, point in enumerate(found)]
-        _store(name, points, paper)
-
-
-def _with_further(levels: Levels, points: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
-    """Points of earlier results, and the one that training the file of one of them on makes.
-
-    Raises:
-        SystemExit: the file is of none of the points.
-    """
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    source = next((point for point in points if point["sha256"] == digest), None)
-    if source is None:
-        raise SystemExit(f"{file} is none of the files whose SHA-256 the results list: train one of those on.")
-    others = [point for point in points if point.get("of") != digest]
-    return [*others, levels.test(levels.further(source, file))]
-
-
-def _store(name: str, points: list[dict[str, Any]], paper: Mapping[str, float]) -> None:
-    """Write results, table and figure."""
-    path = write_results(name, {"points": points, "table": table(points, paper).splitlines()})
-    figure(points, paper, RESULTS / f"{name}.png")
-    print(table(points, paper), path, sep="\n", flush=True)
+        results.add([levels.test(point) if i == tested(kind, found) else point for i, point in enumerate(found)])
 
 
 def tested(kind: str, points: list[dict[str, Any]]) -> int:
