@@ -155,7 +155,8 @@ class Levels:
 
     def _finetune(self, source: Path, path: Path, budget: Budget, training: Recipe) -> dict[str, Any]:
         tuning = {"recipe": training, "checkpoint": path.with_suffix(".pt"), "tell": _print_progress, "notice": print}
-        return _spent(training, finetune(source, path, self.task, budget, **tuning).progress)  # type: ignore[arg-type]
+        found = finetune(source, path, self.task, budget, **tuning)  # type: ignore[arg-type]
+        return {**_spent(training, found.progress), "training_loss": found.training_loss}
 
 
 def _spent(training: Recipe, progress: Progress) -> dict[str, Any]:
