@@ -20,10 +20,11 @@ from emomc.compression import METHODS, Setting, collect_grams
 from emomc.compression.quantization import largest_level
 from emomc.errors import EmomcError
 from emomc.network import trace
-from emomc.training import Budget, Elastic, RoundWeights, fit
+from emomc.training import Budget, Elastic, KeepCoded, RoundWeights, fit
 from emomc.training.elastic import Form
 from emomc.training.fakequant import round_to_grid, rounded
 from emomc.training.loss import Loss
+from emomc.training.swapped import backward_with
 from tests.test_training import RECIPE, STEPS, error, images, network, pruned, same
 
 NAMES = ("conv.weight", "linear.weight")
@@ -82,6 +83,56 @@ def test_rounding_keeps_zeros_while_training() -> None:
     regime = RoundWeights.keeping_zeros(start, dict.fromkeys(NAMES, 3))
     after = fit(start, images(), RECIPE, STEPS, regime=regime).module.get_parameter("conv.weight")
     assert torch.equal(after == 0, start.get_parameter("conv.weight") == 0)
+
+
+class Twice(nn.Module):
+    """One weight in two convolutions, the second of which is called first."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 3, 3, padding=1)
+        self.two = nn.Conv2d(3, 3, 3, padding=1) if tied else self.one
+        self.two.weight = self.one.weight
+        self.last = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.one(torch.relu(self.two(x)))).mean((2, 3))
+        return self.last(x)
+
+
+@pytest.fixture(params=[False, True], ids=["shared", "tied"])
+def twice(request: pytest.FixtureRequest) -> Twice:
+    torch.manual_seed(0)
+    return Twice(tied=request.param)
+
+
+def test_another_weight_stands_in_wherever_the_parameter_is(twice: Twice) -> None:
+    inputs, loss = images().inputs, Loss(RECIPE, images().targets)
+    name = trace(twice, inputs[:1]).layers[0].weight  # of tied ones not the first: "two.weight"
+    expected, weight = copy.deepcopy(twice), twice.one.weight
+    expected.one.weight.data.mul_(3)
+    expected_loss = loss(expected(inputs))
+    expected_loss.backward()
+    assert backward_with(twice, {name: 3 * weight}, inputs, loss) == expected_loss.detach()
+    assert torch.allclose(weight.grad, 3 * expected.one.weight.grad)
+    assert torch.allclose(twice.last.weight.grad, expected.last.weight.grad)
+    assert twice.one.weight is twice.two.weight is weight
+
+
+@pytest.mark.parametrize("kind", ["rounded", "elastic", "coded"])
+def test_shared_modules_and_tied_weights_are_trained_as_one(kind: str, twice: Twice) -> None:
+    layers = trace(twice, images().inputs[:1])
+    name = layers.layers[0].weight
+    coded = CodedTensor(np.ones((3, 3, 3, 3), np.int8), np.full(3, 0.1, np.float16), 4)
+    regimes = {
+        "rounded": RoundWeights({name: 3}),
+        "elastic": Elastic(layers, images().inputs[:64], FRONT),
+        "coded": KeepCoded({name: coded}),
+    }
+    trained = fit(twice, images(), RECIPE, STEPS, regime=regimes[kind]).module
+    assert trained.one.weight is trained.two.weight
+    assert not torch.equal(trained.one.weight, twice.one.weight)
+    assert regimes["coded"].coded(trained)[name].integers.shape == (3, 3, 3, 3)
 
 
 FRONT = (Setting(0.5, 4, 0), Setting(0.8, 3, 0), Setting(0.8, 4, 0))

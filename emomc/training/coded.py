@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from emomc.coding.tensor import CodedTensor
 from emomc.compression.quantization import largest_level, to_integers
 from emomc.training.fakequant import straight_through
 from emomc.training.loss import Loss
 from emomc.training.regime import Plain, keep_statistics
+from emomc.training.swapped import backward_with, parameters_by_name
 
 _LARGEST_CODEBOOK = 256  # distinct values; above, a grid with one scale is taken for a grid
 
@@ -96,19 +96,17 @@ class KeepCoded(Plain):
         keep_statistics(module)
 
     def backward(self, module: nn.Module, images: torch.Tensor, loss: Loss) -> torch.Tensor:
-        parameters, weights = dict(module.named_parameters()), {}
+        parameters, weights = parameters_by_name(module), {}
         self._codes = {name: codes.to(images.device) for name, codes in self._codes.items()}
         for name, codes in self._codes.items():
             shared = codes.shared(parameters[name])
             weights[name] = straight_through(shared, codes.integers(shared) * codes.step)
-        value = loss(functional_call(module, weights, (images,)))
-        value.backward()  # type: ignore[no-untyped-call]
-        return value.detach()
+        return backward_with(module, weights, images, loss)
 
     @torch.no_grad()
     def coded(self, module: nn.Module) -> dict[str, CodedTensor]:
         """The weights of a trained network, on the CPU, in the form of the stored ones, by parameter name."""
-        parameters, found = dict(module.named_parameters()), {}
+        parameters, found = parameters_by_name(module), {}
         for name, tensor in self._tensors.items():
             codes = self._codes[name].to(torch.device("cpu"))
             integers = codes.integers(codes.shared(parameters[name])).numpy()

@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from emomc.compression import METHODS, Setting, collect_grams
 from emomc.errors import EmomcError
@@ -28,6 +27,7 @@ from emomc.network import Network
 from emomc.training.loss import Loss
 from emomc.training.recipe import Recipe, recovery_recipe
 from emomc.training.regime import Plain
+from emomc.training.swapped import backward_with, parameters_by_name
 
 FRONT = (
     Setting(0.6, 4, 0),
@@ -136,10 +136,8 @@ class Elastic(Plain):
         if drawn == len(self.forms):
             return super().backward(module, images, loss)
         with _kept_statistics(module):
-            weights = self.forms[drawn].weights(dict(module.named_parameters()))
-            value = loss(functional_call(module, weights, (images,)))
-            value.backward()  # type: ignore[no-untyped-call]
-        return value.detach()
+            weights = self.forms[drawn].weights(parameters_by_name(module))
+            return backward_with(module, weights, images, loss)
 
     def after(self, module: nn.Module) -> None:
         self._steps += 1
@@ -159,7 +157,7 @@ class Elastic(Plain):
 
     @torch.no_grad()
     def _draw_near(self, module: nn.Module, share: float) -> None:
-        parameters = dict(module.named_parameters())
+        parameters = parameters_by_name(module)
         forms = [form.weights(parameters) for form in self.forms]
         for name in forms[0]:
             mean = torch.stack([form[name] for form in forms]).mean(0)

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from emomc.training.loss import Loss
 from emomc.training.regime import KeepZeros, zero_masks
+from emomc.training.swapped import backward_with, parameters_by_name
 
 # Where a grid ends at first, as shares of the largest weight of the channel; wide grids need not be clipped.
 _ENDS = {1: (0.6,), 3: (0.5, 1.0), 7: (0.6, 1.0)}
@@ -101,11 +101,9 @@ class RoundWeights(KeepZeros):
         return f"RoundWeights {self.levels}"
 
     def backward(self, module: nn.Module, images: torch.Tensor, loss: Loss) -> torch.Tensor:
-        parameters = dict(module.named_parameters())
+        parameters = parameters_by_name(module)
         weights = {
             name: straight_through(parameters[name], rounded(parameters[name], level))
             for name, level in self.levels.items()
         }
-        value = loss(functional_call(module, weights, (images,)))
-        value.backward()  # type: ignore[no-untyped-call]
-        return value.detach()
+        return backward_with(module, weights, images, loss)

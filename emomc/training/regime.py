@@ -89,9 +89,9 @@ class KeepZeros(Plain):
 
     @torch.no_grad()
     def after(self, module: nn.Module) -> None:
-        parameters = dict(module.named_parameters())
         for name, mask in self.masks.items():
-            parameters[name].mul_(mask.to(parameters[name].device))
+            weight = module.get_parameter(name)
+            weight.mul_(mask.to(weight.device))
 
 
 class GrowZeros(KeepZeros):
@@ -123,9 +123,8 @@ class GrowZeros(KeepZeros):
         # Stage k lasts from (k - 1) / stages to k / stages; only numbers that a checkpoint holds decide.
         stage = min(self.stages, int(fraction / self.until * self.stages) + 1)
         share = 1 - (1 - stage / self.stages) ** 3
-        parameters = dict(module.named_parameters())
         for name, ratio in self.ratios.items():
-            weight = parameters[name]
+            weight = module.get_parameter(name)
             count = round(share * ratio * weight.numel())
             if int((weight == 0).sum()) < count:
                 kept = torch.ones(weight.numel(), device=weight.device, dtype=weight.dtype)
