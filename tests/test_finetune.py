@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from emomc import coding
-from emomc.accuracy import Evaluator, Split
+from emomc.accuracy import Evaluator, Split, Splits
 from emomc.coding import CodedTensor, read_network
 from emomc.compression.activations import ActivationGrid, InputQuantizer
 from emomc.errors import EmomcError
 from emomc.export import Compressor, finetune, finetune_recipe, load, measure_file
 from emomc.export.fitting import Trained, derivatives, fit_size
 from emomc.network import trace
-from emomc.problems.tasks import Task, load_task
+from emomc.problems.tasks import Task, TrainingData, load_task
 from emomc.training import Budget, KeepCoded, Recipe
 from emomc.training.coded import Codes
 from emomc.training.loss import Loss
@@ -231,6 +231,48 @@ def test_derivatives_are_those_of_the_loss() -> None:
     curvature = derivatives(module, ["1.weight"], many)["1.weight"][1]
     expected = many.inputs.flatten(1).square().mean(0) * (1 - 1 / 3) / 3
     assert curvature.mean(0) == pytest.approx(expected.numpy(), rel=0.4)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_derivatives_of_squared_errors(outputs: int) -> None:
+    """Those of linear regression, in closed form; one output may have no axis."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(12, outputs), nn.Flatten(1 if outputs > 1 else 0))
+    inputs = torch.rand(6400, 12)
+    images = Split(inputs, torch.rand(6400, outputs).squeeze(1))
+    slope, curvature = derivatives(module, ["0.weight"], images)["0.weight"]
+    apart = (module(inputs) - images.targets).detach().reshape(6400, outputs)
+    assert slope == pytest.approx((2 * apart.T @ inputs / apart.numel()).numpy(), rel=1e-3)
+    assert curvature.mean(0) == pytest.approx((2 * inputs.square().mean(0) / outputs).numpy(), rel=0.4)
+
+
+def test_a_regression_is_trained_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 2)).eval()
+
+    def split() -> Split:
+        inputs = torch.randn(200, 12)
+        return Split(inputs, module(inputs).detach())
+
+    images = split()
+    task = Task(
+        "values",
+        module,
+        Splits(split(), split(), split(), split()),
+        error=lambda outputs, targets: (outputs - targets).square().mean(1),
+        training=TrainingData(lambda: images),
+    )
+    source = tmp_path / "a.emomc"
+    Compressor(task).compress(
+        {"*": {"bit_width": 3, "prune_ratio": 0.5}}, source, split="selection", method="magnitude"
+    )
+    recipe = replace(finetune_recipe(task), batch=20, learning_rate=0.02)
+    found = finetune(source, tmp_path / "b.emomc", task, Budget(epochs=30), recipe=recipe)
+    assert found.size_after <= found.size_before
+    for path, told in zip((source, found.path), found.training_loss, strict=True):
+        with torch.no_grad():
+            assert told == pytest.approx(float((load(path)(images.inputs) - images.targets).square().mean()), rel=1e-4)
+    assert found.training_loss[1] < 0.9 * found.training_loss[0]
 
 
 def test_what_a_network_knows_by_heart_still_counts() -> None:

@@ -416,6 +416,35 @@ def test_the_loss_is_labels_and_teacher_in_the_shares_given() -> None:
     assert float(Loss(recipe, targets)(logits)) == pytest.approx(float(expected_labels), rel=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(5,), (5, 2), (5, 2, 3)])
+def test_values_that_are_predicted_have_squared_errors(shape: tuple[int, ...]) -> None:
+    outputs, targets, others, teacher = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    recipe = Recipe(distillation=0.25, temperature=3.0, label_smoothing=0.1)
+    assert torch.allclose(Loss(recipe, targets)(outputs), ((outputs - targets) ** 2).mean())
+    expected = 0.75 * ((outputs - targets) ** 2).mean() + 0.25 * ((outputs - teacher) ** 2).mean()
+    assert torch.allclose(Loss(recipe, targets, teacher)(outputs), expected)
+    areas = torch.tensor([0.0, 0.3, 1.0, 0.5, 0.9])
+    found = Loss(recipe, targets, None, Pasted(others, areas))(outputs)
+    whole = [
+        (1 - area) * (o - t).square().mean() + area * (o - p).square().mean()
+        for o, t, p, area in zip(outputs, targets, others, areas, strict=True)
+    ]
+    assert torch.allclose(found, torch.stack(whole).mean())
+    with pytest.raises(EmomcError, match="give targets in the shape of the outputs"):
+        Loss(recipe, targets[:, None])(outputs)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, recovery_recipe(RECIPE)], ids=["targets", "teacher"])
+def test_a_regression_is_trained(recipe: Recipe) -> None:
+    inputs, teacher = images().inputs, network(1)
+    with torch.no_grad():
+        values = Split(inputs, teacher(inputs))
+    trained = fit(network(), values, recipe, Budget(epochs=8), teacher=teacher).module
+    with torch.no_grad():
+        before, after = ((module(inputs) - values.targets).square().mean() for module in (network(), trained))
+    assert after < 0.3 * before
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [

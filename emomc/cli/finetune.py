@@ -115,7 +115,7 @@ def _finetune(source: Path, path: Path, out: Path, saved: Path, name: str | None
     click.echo(
         f"size   {found.size_after} bytes, {found.size_after - found.size_before:+d} ({path}: {found.size_before})"
     )
-    click.echo(f"loss on training images  {before:.4f} nats before, {after:.4f} after")
+    click.echo(f"loss on training images  {before:.4f} before, {after:.4f} after")
     for what, measured in (("before", found.before), ("after", found.after)):
         click.echo(
             f"{what:6} error {percent(measured.error)} on {measured.samples} selection images, "

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from emomc import coding
 from emomc.accuracy import Evaluator, Measurement, Settings, Split
@@ -24,6 +23,7 @@ from emomc.network import Network, trace
 from emomc.problems.tasks import Task
 from emomc.training import Budget, KeepCoded, Recipe, fit
 from emomc.training.checkpoint import Progress
+from emomc.training.loss import image_losses
 
 Tell = Callable[[str, int, int], None]
 """``tell(what, done, total)``: called as work gets done."""
@@ -41,7 +41,7 @@ class Finetuned:
         after: of the new file, decoded, on the selection split.
         size_before: bytes of the given file.
         size_after: bytes of the new file, not more.
-        training_loss: mean cross-entropy in nats on training images, before and after.
+        training_loss: mean of `emomc.training.loss.image_losses` on training images, before and after.
         progress: how far the training went.
     """
 
@@ -127,6 +127,8 @@ def finetune(
     stored = {layer.weight: file.tensor(layer.name, layer.weight_shape) for layer in network.layers}
     regime, images = KeepCoded(stored), task.training.load()
     settings = settings or Settings()
+    few = Split(images.stored[:_COMPARED], images.targets[:_COMPARED], images.normalisation)
+    before = _loss(start, few)
     trained = fit(
         start,
         images,
@@ -140,8 +142,6 @@ def finetune(
         notice=notice,
     )
     tell("writing", 0, 1)
-    few = Split(images.stored[:_COMPARED], images.targets[:_COMPARED], images.normalisation)
-    before = _loss(start, few)
     module, blobs, after = _at_its_size(trained.module, regime.coded(trained.module), network, file, few, before)
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def _at_its_size(
 def _refuse_worse(before: float, after: float) -> None:
     if not after <= before:  # NaN is worse, too
         raise EmomcError(
-            f"training made the network worse on training images: {before:.4f} nats before, {after:.4f} after. "
+            f"training made the network worse on training images: its loss was {before:.4f} before, {after:.4f} after. "
             "Nothing was written. Train longer, or with a lower learning rate."
         )
 
@@ -232,7 +232,7 @@ def _as_stored(module: nn.Module, network: Network, weights: Mapping[str, CodedT
 
 
 def _loss(module: nn.Module, images: Split) -> float:
-    """Mean cross-entropy."""
+    """Mean loss on the targets."""
     with torch.inference_mode():
-        losses = [cross_entropy(module(inputs), targets, reduction="none") for inputs, targets in images.batches(128)]
+        losses = [image_losses(module(inputs), targets) for inputs, targets in images.batches(128)]
     return float(torch.cat(losses).mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,13 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from emomc import coding
 from emomc.accuracy import Split
+from emomc.accuracy.divergence import is_classification
 from emomc.coding import CodedTensor
 from emomc.compression.activations import InputQuantizer
 from emomc.compression.whole import choose_ratios
+from emomc.training.loss import image_losses
 
 _BATCH = 64
 _LEAST_BITS = 1e-3  # a move to another value saves at least so much, or is none
@@ -33,7 +35,7 @@ class Trained:
         blob: the code of ``old``.
         new: after.
         slope: of the loss at ``new``, by weight and in the shape of both.
-        curvature: second derivative there of the divergence from what ``new`` gives.
+        curvature: second derivative there of the distance from what ``new`` gives.
     """
 
     old: CodedTensor
@@ -118,10 +120,11 @@ def fit_size(layers: Mapping[str, Trained]) -> dict[str, bytes]:
 def derivatives(module: nn.Module, names: Sequence[str], images: Split) -> dict[str, tuple[Doubles, Doubles]]:
     """How the mean loss changes with each weight, and how far the outputs go.
 
-    The second derivative is that of the divergence from the network's own outputs in the limit of a high temperature,
-    their mean squared change (Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015). That of
-    the loss itself vanishes on images that the network knows by heart. Outputs are weighed with random signs, so that
-    one gradient a batch does: the expectation of its square is the sum over images and classes.
+    The second derivative is that of the distance from the network's own outputs: of predicted values the squared error,
+    of class scores the divergence in the limit of a high temperature, half their mean squared change (Hinton, Vinyals
+    and Dean, "Distilling the knowledge in a neural network", 2015). That of the loss itself vanishes on images whose
+    class the network knows by heart. Outputs are weighed with random signs, so that one gradient a batch does: the
+    expectation of its square is the sum over images and outputs.
 
     Args:
         module: in eval mode.
@@ -129,7 +132,7 @@ def derivatives(module: nn.Module, names: Sequence[str], images: Split) -> dict[
         images: that the loss is of.
 
     Returns:
-        Nats per unit and per squared unit of the weight, by parameter name, in the shapes of the parameters.
+        Loss per unit and per squared unit of the weight, by parameter name, in the shapes of the parameters.
     """
     parameters = [module.get_parameter(name).requires_grad_(True) for name in names]
     mean = [torch.zeros_like(each) for each in parameters]
@@ -138,16 +141,22 @@ def derivatives(module: nn.Module, names: Sequence[str], images: Split) -> dict[
     quantizers = [part.train() for part in module.modules() if isinstance(part, InputQuantizer)]  # gradients pass
     for inputs, targets in images.batches(_BATCH):
         outputs = module(inputs)
-        slopes = torch.autograd.grad(cross_entropy(outputs, targets), parameters, retain_graph=True)
+        slopes = torch.autograd.grad(image_losses(outputs, targets).mean(), parameters, retain_graph=True)
         signs = torch.randint(0, 2, outputs.shape, generator=generator) * 2.0 - 1.0
-        centred = outputs - outputs.mean(1, keepdim=True)  # what all classes have in common makes no difference
-        changes = torch.autograd.grad((centred * signs).sum(), parameters)
+        changes = torch.autograd.grad((_told(outputs, targets) * signs).sum(), parameters)
         for first, second, slope, change in zip(mean, squares, slopes, changes, strict=True):
             first.add_(slope, alpha=len(targets) / len(images))
-            second.addcmul_(change, change, value=1 / (len(images) * outputs.shape[1]))
+            second.addcmul_(change, change, value=1 / (len(images) * outputs[0].numel()))
     for part in quantizers:
         part.eval()
     return {
         name: (first.double().numpy(), second.double().numpy())
         for name, first, second in zip(names, mean, squares, strict=True)
     }
+
+
+def _told(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Outputs so that half their mean squared change is the distance that they have moved."""
+    if is_classification(targets):
+        return outputs - outputs.mean(1, keepdim=True)  # what all classes have in common makes no difference
+    return outputs * math.sqrt(2)

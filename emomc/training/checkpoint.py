@@ -26,7 +26,7 @@ class Progress:
         steps: optimizer steps made.
         seconds: spent on them.
         batch: images a step; fewer than the recipe's after a GPU ran out of memory.
-        loss: running mean of the training loss, nats.
+        loss: running mean of the training loss.
         stopped: why the training ended; empty while it has not.
     """
 

@@ -44,7 +44,7 @@ class Augmentation:
     Attributes:
         shift: pixels that an image may move in each direction, zeros moving in: the random crop of He et al. 2016.
         flip: whether an image may be mirrored left to right.
-        cutmix: share of the images that get a rectangle of another one, whose label then counts by area; a teacher
+        cutmix: share of the images that get a rectangle of another one, whose target then counts by area; a teacher
             sees what the network sees.
     """
 
@@ -67,9 +67,9 @@ class Recipe:
         batch: images a step.
         weight_decay: of weights with two or more axes; biases and batch norms have none.
         warmup: share of the budget in which the rate rises.
-        label_smoothing: share of the target that is spread over all classes.
-        distillation: weight of the teacher's output in the loss, 0 to 1; the labels have the rest.
-        temperature: of the softmax that teacher and network are compared at.
+        label_smoothing: share of a class label that is spread over all classes.
+        distillation: weight of the teacher's output in the loss, 0 to 1; the targets have the rest.
+        temperature: of the softmax that class scores of teacher and network are compared at.
         clip: largest norm of the gradient; a longer one is shortened to it.
         precision: ``"float32"``, ``"bfloat16"`` (autocast), or ``"auto"``: bfloat16 where the GPU has it, or the
             processor has instructions for it (AMX, AVX-512).
