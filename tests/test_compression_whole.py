@@ -44,6 +44,16 @@ def test_a_path_has_the_zeros_asked_for_nested_and_better_than_magnitude() -> No
     assert path.errors[3] == pytest.approx(relative_error(WEIGHT, path.weights[3], H), rel=0.1)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (4, 4)])
+def test_a_path_of_a_small_layer_ends_where_nothing_is_left(shape: tuple[int, int]) -> None:
+    weight, inputs = RNG.normal(size=shape).astype(np.float32), RNG.normal(size=(shape[1], 50))
+    path = prune_path(weight, (inputs @ inputs.T / 50).astype(np.float32)[None])
+    zeros = [int((each == 0).sum()) for each in path.weights]
+    assert zeros == [round(ratio * weight.size) for ratio in PATH]
+    assert zeros[-2:] == [weight.size] * 2
+    assert path.errors[-2:] == pytest.approx(1)
+
+
 def test_without_inputs_a_path_goes_by_magnitude() -> None:
     path = prune_path(WEIGHT, None, (0.5, 0.9))
     assert np.array_equal(path.weights[1], prune_magnitude(WEIGHT, 0.9))

@@ -73,7 +73,7 @@ def prune_path(weight: Floats, gram: Floats | None, ratios: Sequence[float] = PA
                 keep = round(left * (goal / left) ** (step / steps))
                 iterations = _POLISHING if step == steps else _SOLVING
                 columns, kept = remove_cheapest(objective, columns, kept, keep, iterations)
-            left = goal
+            left = max(goal, 1)  # of a small layer nothing may be left, and then nothing goes
             weights.append(objective.weight(columns))
             errors.append(float(objective(columns).double().sum()) / total)
     return PrunePath(tuple(ratios), tuple(weights), np.array(errors))
