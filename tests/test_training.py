@@ -281,6 +281,27 @@ def test_a_gpu_without_room_for_two_images_is_an_error() -> None:
         fit(Insatiable().eval(), images(), RECIPE, STEPS)
 
 
+def test_one_image_is_enough_unless_it_has_to_be_normalised() -> None:
+    assert fit(network(), images(1), RECIPE, STEPS).progress.steps == 12
+    module = nn.Sequential(nn.Flatten(), nn.Linear(108, 4), nn.BatchNorm1d(4))
+    with pytest.raises(EmomcError, match=r"one image at a time: .*more than 1 value.*give more training images"):
+        fit(module, images(1), RECIPE, STEPS)
+    with pytest.raises(EmomcError, match="one image at a time"):
+        fit(module, images(), replace(RECIPE, batch=1), STEPS)
+
+
+@pytest.mark.parametrize("change", [{"shift": 1}, {"flip": True}, {"cutmix": 0.5}])
+def test_only_images_are_augmented(change: dict[str, Any]) -> None:
+    module, sequences = (
+        nn.Sequential(nn.Flatten(), nn.Linear(20, 4)),
+        Split(torch.rand(16, 2, 10), torch.arange(16) % 4),
+    )
+    plain = replace(RECIPE, augmentation=Augmentation())
+    assert fit(module, sequences, plain, STEPS).progress.steps == 12
+    with pytest.raises(EmomcError, match=r"shape \(16, 2, 10\).*shift, flip and cutmix need images of 4 axes"):
+        fit(module, sequences, replace(plain, augmentation=Augmentation(**change)), STEPS)
+
+
 def pruned() -> nn.Module:
     module = network()
     with torch.no_grad():

@@ -5,7 +5,21 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from emomc.errors import EmomcError
 from emomc.training.recipe import Augmentation
+
+
+def check_augmentable(images: torch.Tensor, augmentation: Augmentation) -> None:
+    """See that inputs can be changed as is asked for.
+
+    Raises:
+        EmomcError: they are to be changed, and are no images (n, C, H, W).
+    """
+    if augmentation != Augmentation() and images.dim() != 4:
+        raise EmomcError(
+            f"training inputs have shape {tuple(images.shape)}, and {augmentation} is asked for: shift, flip and "
+            "cutmix need images of 4 axes, (n, C, H, W). Leave augmentation out of the recipe."
+        )
 
 
 def augment(images: torch.Tensor, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 
 from emomc.accuracy.splits import Split
 from emomc.errors import EmomcError
-from emomc.training.augment import augment, cut_mix
+from emomc.training.augment import augment, check_augmentable, cut_mix
 from emomc.training.checkpoint import Progress, State, load_training, save_training, training_key
 from emomc.training.interrupt import deferred_interrupt
 from emomc.training.loss import Loss, Pasted
@@ -86,7 +86,8 @@ def fit(
 
     Raises:
         EmomcError: the checkpoint is of another training or architecture, a batch of two images is too large for the
-            GPU, or the very first loss is not finite.
+            GPU, one image is too few for a batch norm, inputs that are no images are to be augmented, values to be
+            predicted have another shape than the outputs, or the very first loss is not finite.
     """
     saver = _Saver(path, save_every)
     run = _Run(module, images, recipe, budget, regime or Plain(), teacher, torch.device(device), tell, notice)
@@ -129,6 +130,7 @@ class _Run:
         tell: Tell,
         notice: Callable[[str], None],
     ) -> None:
+        check_augmentable(images.stored, recipe.augmentation)
         self.images, self.recipe, self.budget, self.regime = images, recipe, budget, regime
         self.device, self.tell, self.notice = device, tell, notice
         self.module = _fast_copy(module, device)
@@ -187,6 +189,14 @@ class _Run:
         except torch.OutOfMemoryError:
             self._halve()
             return True
+        except ValueError as error:
+            if self.progress.batch > 1:
+                raise
+            # The one known reason is a batch norm over single values; torch's own words tell which.
+            raise EmomcError(
+                f"the network cannot be trained on one image at a time: {str(error)[:300]}. "
+                "Batch norms need several: give more training images, or a larger batch."
+            ) from error
         if not done:
             self._diverged()
             return False
