@@ -112,6 +112,14 @@ def test_two_files_of_one_name_are_two_modules(own_file: Path) -> None:
     assert [load_task(f"{path}:toy").name for path in (own_file, other, own_file)] == ["toy", "second", "toy"]
 
 
+def test_a_file_is_run_once_until_it_is_edited(own_file: Path) -> None:
+    first, again = (locate_function(f"{own_file}:build") for _ in range(2))
+    own_file.write_text(OWN_TASK.replace("Conv2d(1, 4, 3)", "Conv2d(1, 40, 3)"))
+    edited = locate_function(f"{own_file}:build")
+    assert first is again is not edited
+    assert [build(3)[0].out_channels for build in (first, edited)] == [4, 40]
+
+
 def test_options_that_are_none_count_as_not_given(own_file: Path) -> None:
     assert load_task(f"{own_file}:toy", seed=None, data=None).name == "toy"
 

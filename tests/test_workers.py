@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import emomc
+from emomc.problems.tasks.locate import locate_function
 from emomc.run.inflight import Flights
 from emomc.run.workers import ENDED, LATE, MEMORY, Failure, Job, Workers
 from tests.workers_toy import Toy
@@ -66,6 +67,34 @@ def test_a_job_within_its_time_is_not_ended() -> None:
 @pytest.mark.parametrize(("count", "job"), [(1, "hoard"), (2, "hoard"), (1, "hoard_list")])
 def test_a_job_that_finds_no_memory_has_failed(count: int, job: str) -> None:
     assert results([Job(job, ()), *squares(3)], count) == [Failure(MEMORY), 0, 1, 4]
+
+
+OWN = """
+FACTOR = 3
+
+
+class Own:
+    def __init__(self):
+        self.error = lambda value: FACTOR * value
+
+    def measure(self, value):
+        return self.error(value), isinstance(self, Own)
+"""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_classes_and_functions_of_a_users_file_reach_the_workers(tmp_path: Path, count: int) -> None:
+    """Also when the file was named several times, as a task's factory names it again."""
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    own = locate_function(f"{path}:Own")()
+    locate_function(f"{path}:Own")
+    workers = Workers(own, count)
+    try:
+        jobs = [Job("measure", (number,)) for number in range(3)]
+        assert dict(workers.run(jobs)) == {number: (3 * number, True) for number in range(3)}
+    finally:
+        workers.close()
 
 
 class Pair(Toy):

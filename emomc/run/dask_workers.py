@@ -15,10 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import joblib
-
 from emomc.errors import EmomcError
-from emomc.run.workers import ENDED, LATE, Failure, Job, load, mark, work
+from emomc.run.workers import ENDED, LATE, Failure, Job, keep, load, mark, work
 
 if TYPE_CHECKING:
     from emomc.accuracy.evaluator import Evaluator
@@ -65,8 +63,7 @@ class DaskWorkers:
                 f"`dask worker {address} --nworkers 2 --nthreads 1`."
             ) from None
         self._folder = Path(tempfile.mkdtemp(prefix=".workers-", dir=folder.resolve()))
-        self._path = str(self._folder / "evaluator.joblib")
-        joblib.dump(evaluator, self._path)
+        self._path = keep(evaluator, self._folder)
         self._jobs = 0
         self._pace = math.inf  # seconds that the last jobs took each
 

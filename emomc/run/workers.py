@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import cloudpickle
 import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
@@ -75,11 +76,24 @@ class Engine(Protocol):
         """Forget the evaluator and remove its copy from the disk."""
 
 
+def keep(evaluator: Evaluator, folder: Path) -> str:
+    """Write an evaluator where processes find it; networks and errors that no module holds travel with their code.
+
+    Returns:
+        The path of the file, for `load` and `work`.
+    """
+    path = folder / "evaluator.pickle"
+    with path.open("wb") as stream:
+        cloudpickle.dump(evaluator, stream)
+    return str(path)
+
+
 @lru_cache(maxsize=1)
 def _resident(path: str) -> Evaluator:
     """The evaluator of this process, loaded once."""
     keep_freed_memory()
-    evaluator: Evaluator = joblib.load(path)
+    with Path(path).open("rb") as stream:
+        evaluator: Evaluator = cloudpickle.load(stream)
     return evaluator
 
 
@@ -199,8 +213,7 @@ class Workers:
         self.count = count
         self._seconds = seconds
         self._folder = Path(tempfile.mkdtemp(prefix="emomc-workers-"))
-        self._path = str(self._folder / "evaluator.joblib")
-        joblib.dump(evaluator, self._path)
+        self._path = keep(evaluator, self._folder)
         self._jobs = 0
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:

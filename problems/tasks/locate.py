@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
+
 from emomc.errors import EmomcError, unknown_name
 
 
@@ -43,15 +45,26 @@ def _import_module(name: str) -> ModuleType:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise EmomcError(f"there is no file {str(path)!r}. Give the path of a .py file, from the current folder.")
-    # A name made from the path keeps two files of one name apart; dataclasses look their module up in sys.modules.
-    name = "emomc_file_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    # A name made from path and content keeps two files of one name apart, and an edited file from what it was before.
+    name = "emomc_file_" + hashlib.sha256(bytes(path.resolve()) + path.read_bytes()).hexdigest()[:16]
+    if name not in sys.modules:  # run twice, it would define every class twice
+        try:
+            _run_file(path, name)
+        except (ImportError, SyntaxError) as error:
+            raise EmomcError(
+                f"cannot import {str(path)!r}: {error}. Mend the file or install what it needs."
+            ) from error
+    return sys.modules[name]
+
+
+def _run_file(path: Path, name: str) -> None:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, "a .py file always has a loader"
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
+    except BaseException:
         del sys.modules[name]
-        raise EmomcError(f"cannot import {str(path)!r}: {error}. Mend the file or install what it needs.") from error
-    return module
+        raise
+    cloudpickle.register_pickle_by_value(module)  # other processes cannot import it by its name
