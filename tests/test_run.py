@@ -394,7 +394,7 @@ def test_a_folder_of_other_weights_is_refused(finished: tuple[Path, emomc.Outcom
     folder, _ = finished
     task = emomc.load_task("digits")
     task.module.linear.bias.data += 0.5  # type: ignore[union-attr, operator]
-    with pytest.raises(emomc.EmomcError, match="other weights or data"):
+    with pytest.raises(emomc.EmomcError, match="other weights, data or error"):
         emomc.Session(folder, OPTIONS, task=task, workers=1)
 
 

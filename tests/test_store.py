@@ -317,7 +317,7 @@ def test_a_folder_keeps_its_run_and_refuses_another(tmp_path: Path) -> None:
     write_options(tmp_path, longer, "weights")
     assert read_options(tmp_path)["budget"] == 500
     for other, fingerprint, words in (
-        (options, "other weights", "other weights or data"),
+        (options, "other weights", "other weights, data or error"),
         (Options("cifar10-resnet20"), "weights", "task 'digits', now it is 'cifar10-resnet20'"),
         (Options("digits", seed=1, genes={"bit_width": (8, 4)}, constraints=("size<=10kB",)), "weights", "seed 0"),
     ):

@@ -176,7 +176,7 @@ def load_run_task(data: RunData, given: str | None) -> Task:
         raise EmomcError(f"the task of {data.folder} is {name!r}, which is not installed. Name it with --task {name}")
     task = load_task(name, **data.options.get("task_options", {}))
     if task.fingerprint != data.options.get("fingerprint"):
-        raise EmomcError(f"{data.folder} was made with other weights or data than task {name!r} has now.")
+        raise EmomcError(f"{data.folder} was made with other weights, data or error than task {name!r} has now.")
     return task
 
 

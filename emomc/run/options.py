@@ -77,14 +77,14 @@ def check_same_run(folder: Path, options: Options, fingerprint: str) -> None:
     """Compare the options with those that a run folder was made with; a folder without a run suits all.
 
     Raises:
-        EmomcError: the folder belongs to a run of another task, other weights or other options.
+        EmomcError: the folder belongs to a run of another task, other weights, data, error or options.
     """
     if not (folder / _FILE).exists():
         return
     stored, wanted = read_options(folder), _as_json(options, fingerprint)
     for name in wanted:
         if name not in _MAY_CHANGE and stored.get(name) != wanted[name]:
-            what = "other weights or data" if name == "fingerprint" else f"{name} {stored.get(name)!r}"
+            what = "other weights, data or error" if name == "fingerprint" else f"{name} {stored.get(name)!r}"
             now = "" if name == "fingerprint" else f", now it is {wanted[name]!r}"
             raise EmomcError(f"{folder} holds a run with {what}{now}. Choose another folder with --run.")
 

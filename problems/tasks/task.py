@@ -16,6 +16,7 @@ from emomc.compression.networkfile import INPUT_SHAPE
 from emomc.errors import EmomcError
 from emomc.network.graphnetwork import GraphNetwork
 from emomc.network.portable import portable
+from emomc.problems.tasks.behaviour import behaviour
 from emomc.training.recipe import Recipe
 
 ErrorFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -101,12 +102,12 @@ class Task:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over network, splits and error; equal where measurements may be exchanged."""
+        """sha256 over network, splits and what the error does; equal where measurements may be exchanged."""
         digest = hashlib.sha256(network_fingerprint(self.module).encode())
         digest.update(f"{self.factory} {json.dumps(dict(self.factory_arguments), sort_keys=True)}".encode())
         for name, split in self.splits.named().items():
             digest.update(f"{name} {split.fingerprint}".encode())
-        digest.update(f"{self.error.__module__}.{self.error.__qualname__}".encode())
+        digest.update(behaviour(self.error).encode())
         return digest.hexdigest()
 
 
