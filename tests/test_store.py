@@ -16,6 +16,7 @@ import pytest
 
 from emomc.errors import EmomcError
 from emomc.files import atomic_write
+from emomc.run.lock import FolderLock
 from emomc.run.options import Options, check_same_run, read_options, write_options
 from emomc.run.store import Store, salvage
 from tests.conftest import ROOT
@@ -239,6 +240,16 @@ def test_salvaging_twice_keeps_both_damaged_files_and_needs_one(tmp_path: Path) 
     assert all(damaged.exists() for _, damaged in kept)
     with pytest.raises(EmomcError, match="no store to salvage"):
         salvage(tmp_path / "nothing.sqlite")
+
+
+def test_a_store_that_a_search_uses_is_left_alone(tmp_path: Path) -> None:
+    path = filled(tmp_path / "store.sqlite", 10)
+    lock = FolderLock(tmp_path)
+    with pytest.raises(EmomcError, match="in use by another process"):
+        salvage(path)
+    assert path.read_bytes() == content(10)
+    lock.release()
+    assert salvage(path)[0] == 10
 
 
 def test_a_store_that_cannot_be_opened_is_told(tmp_path: Path) -> None:

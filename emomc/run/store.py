@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emomc.errors import EmomcError
+from emomc.run.lock import FolderLock
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS measurements (key TEXT PRIMARY KEY, result TEXT NOT NULL, note TEXT NOT NULL)"
 
@@ -104,10 +105,18 @@ def salvage(path: Path) -> tuple[int, Path]:
         Number of measurements saved, and where the damaged file is now.
 
     Raises:
-        EmomcError: there is no store.
+        EmomcError: there is no store, or a search uses it.
     """
     if not path.exists():
         raise EmomcError(f"{path}: there is no store to salvage.")
+    lock = FolderLock(path.parent)  # a search would go on writing to the file that was moved away
+    try:
+        return _move_readable(path)
+    finally:
+        lock.release()
+
+
+def _move_readable(path: Path) -> tuple[int, Path]:
     damaged = _free_name(path)
     rows = _readable_rows(path)
     for suffix in ("", "-wal", "-shm"):
