@@ -316,6 +316,24 @@ def changed(task: Task, *, seed: int = 0, **values: object) -> Task:
     return replace(task, **{"module": module, **values})
 
 
+class Heads(nn.Module):
+    """As many detectors and classifiers with a second task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.layers(x), x.mean(1)
+
+
+@pytest.mark.parametrize("factory", [None, "tests.test_tasks:Heads"])
+def test_a_network_with_several_outputs_is_refused(toy: Task, factory: str | None) -> None:
+    expected = "task 'heads': the network returns a tuple; expected one tensor. Wrap it"
+    with pytest.raises(EmomcError, match=expected):
+        check_task(Task("heads", Heads().eval(), toy.splits, factory))
+
+
 def mislabelled(splits: Splits) -> Splits:
     test = Split(splits.test.stored, splits.test.targets + 1)
     return replace(splits, test=test)

@@ -17,6 +17,7 @@ from emomc.errors import EmomcError
 from emomc.network import kinds
 from emomc.network.graph import GraphTracer
 from emomc.network.graphnetwork import GraphNetwork, rebuild
+from emomc.network.output import single_output
 from emomc.network.vocabulary import ATTRIBUTES, DTYPES, METHODS, MODULES, NAMES, constructor_arguments
 
 
@@ -28,13 +29,14 @@ def portable(module: nn.Module, example_input: torch.Tensor) -> GraphNetwork:
         example_input: that the copy is checked on.
 
     Raises:
-        EmomcError: the network uses something that is not in the vocabulary, or the copy computes other values.
+        EmomcError: the network does not return one tensor, uses something that is not in the vocabulary, or the copy
+            computes other values.
     """
     root = copy.deepcopy(module).eval().requires_grad_(False)
+    expected = single_output(root, example_input)
     description = _Writer(root).describe(_ModuleTracer("cpu").trace(root))  # keeps constants of forward in the root
     network = _filled(description, root)
-    with torch.no_grad():
-        expected, found = root(example_input), network(example_input)
+    found = single_output(network, example_input)
     if not torch.equal(torch.nan_to_num(expected), torch.nan_to_num(found)):
         raise EmomcError(f"{type(module).__name__} computes other values once rebuilt from its graph. {_REMEDY}")
     return network

@@ -8,6 +8,7 @@ import torch
 
 from emomc.accuracy.divergence import is_classification
 from emomc.errors import EmomcError
+from emomc.network.output import single_output
 from emomc.problems.tasks.locate import locate_function
 from emomc.problems.tasks.task import Task
 
@@ -47,11 +48,7 @@ def check_finite(module: torch.nn.Module) -> None:
 
 def _check_outputs(task: Task) -> None:
     inputs, targets = next(task.splits.calibration.batches(2))
-    try:
-        with torch.no_grad():
-            logits = task.module(inputs)
-    except (RuntimeError, ValueError) as error:
-        raise EmomcError(f"its network does not run on inputs of shape {tuple(inputs.shape)}: {error}") from error
+    logits = single_output(task.module, inputs)
     classes = is_classification(targets)
     if len(logits) != len(inputs) or (classes and logits.ndim != 2):
         raise EmomcError(

@@ -89,7 +89,7 @@ class Task:
             try:
                 copy = portable(self.module, self.example_input)
             except EmomcError as error:
-                raise EmomcError(f"task {self.name!r} has no factory: {error}") from None
+                raise EmomcError(f"task {self.name!r}: {error}") from None
             object.__setattr__(self, "module", copy)
 
     @cached_property
