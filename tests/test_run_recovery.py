@@ -107,6 +107,28 @@ def test_what_cannot_be_done_is_said(run: Path, tmp_path: Path) -> None:
         search_with_recovery(tmp_path, OPTIONS, task=task)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"constraints": ("siez<=5kB",)}, "Did you mean 'size'"),
+        ({"objectives": ("error", "enrgy")}, "Did you mean 'energy'"),
+        ({"genes": {"bits": (4,)}}, "unknown gene 'bits'"),
+        ({"accelerator": "publishd"}, "Did you mean 'published'"),
+        ({"dataflows": ("X:YY",)}, "Did you mean 'X:Y'"),
+    ],
+)
+def test_a_typo_is_refused_before_any_training_and_leaves_the_folder_free(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    told: list[str] = []
+    with pytest.raises(emomc.EmomcError, match=message):
+        search_with_recovery(
+            tmp_path, replace(OPTIONS, **change), workers=1, progress=lambda what, *_: told.append(what)
+        )
+    assert not list(tmp_path.glob("**/run.json"))
+    assert not any("training" in what for what in told)
+
+
 def test_networks_that_stay_outside_the_limits_are_named(tmp_path: Path) -> None:
     told: list[str] = []
     pruned_hard = {**GENES, "prune_ratio": (0.95,)}

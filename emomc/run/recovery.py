@@ -20,8 +20,9 @@ from emomc.accuracy.evaluator import Evaluator, Measurement, Settings
 from emomc.compression.networkfile import with_weights
 from emomc.errors import EmomcError, UnattainableError
 from emomc.genome import BIT_WIDTH, GRANULARITY, PRUNE_RATIO, PRUNING, SHARED_VALUES, Choice, Configuration
-from emomc.problems.tasks import Task, load_task
+from emomc.problems.tasks import Task
 from emomc.run.lock import FolderLock
+from emomc.run.named import look_up
 from emomc.run.options import Options, Recovery, check_same_run, write_options
 from emomc.run.outcome import Evaluation, FrontPoint, write_front, write_history, write_summary
 from emomc.run.search import POINTS, Outcome, Search, agreement, content_name, growth
@@ -65,7 +66,8 @@ def search_with_recovery(
         engine: ``settings``, ``workers``, ``time_limit`` and ``scheduler`` of `Session`.
 
     Raises:
-        EmomcError: the task has no training images, the budget is below two, or no network came within the limits.
+        EmomcError: options that do not fit, a task without training images, a budget below two, or no network that
+            came within the limits.
     """
     recovery = options.recovery
     if recovery is None:
@@ -76,14 +78,13 @@ def search_with_recovery(
         raise EmomcError(f"{recovery}: at least one network is trained.")
     _budget(recovery)
     path = Path(folder)
-    task = task or load_task(options.task, **options.task_options)
+    task = look_up(options, task).task  # a typo shows now: the parts look up what they need only after training
     if task.training is None:
         raise EmomcError(f"task {task.name!r} offers no training images: give it `training`, an emomc TrainingData.")
     path.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(path)
     try:
         check_same_run(path, options, task.fingerprint)
-        write_options(path, options, task.fingerprint)
         return _Recovering(path, options, recovery, task, progress, notice, engine).run()
     finally:
         lock.release()
@@ -142,6 +143,7 @@ class _Recovering:
 
     def run(self) -> Outcome:
         with self._session("pruned", self._pruning_options(), self._task) as session:
+            write_options(self._folder, self._options, self._task.fingerprint)
             search = Search(session)
             ledger = search.explore()
             self._keep("prune", search, session)

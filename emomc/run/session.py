@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import math
@@ -22,39 +21,25 @@ from emomc.accuracy.sensitivity import activation_table, plan_activation_probes,
 from emomc.compression import CALIBRATED, Calibration
 from emomc.compression.bank import Bank
 from emomc.compression.networkfile import file_overhead
-from emomc.errors import EmomcError, unknown_name
-from emomc.genome import (
-    ACTIVATION_BITS,
-    ACTIVATION_WIDTHS,
-    CHANNEL,
-    DATAFLOW,
-    GRANULARITY,
-    UNQUANTIZED,
-    WEIGHT,
-    Gene,
-    SearchSpace,
-    all_genes,
-    default_genes,
-    pattern_of,
-)
-from emomc.hardware import METRICS, CostModel, load_accelerator
-from emomc.network import Network, trace
+from emomc.errors import EmomcError
+from emomc.genome import ACTIVATION_BITS, DATAFLOW, UNQUANTIZED
+from emomc.hardware import METRICS
 from emomc.problems.compression import CompressionProblem, check_attainable
-from emomc.problems.objectives import Constraint, Objective, load_objective, parse_constraint
-from emomc.problems.tasks import Task, load_task
+from emomc.problems.objectives import Constraint, Objective, load_objective
+from emomc.problems.tasks import Task
 from emomc.problems.tasks.cache import cache_folder
 from emomc.run.inflight import Flights
 from emomc.run.lock import FolderLock
+from emomc.run.named import look_up
 from emomc.run.options import Options, check_same_run, write_options
 from emomc.run.startcache import read_start, write_start
 from emomc.run.store import Store
 from emomc.run.tables import cost_tables
 from emomc.run.workers import Engine, Failure, Job, Workers, default_workers
-from emomc.search import STRATEGIES, Genomes
+from emomc.search import Genomes
 
 Doubles = NDArray[np.float64]
 
-_FEWEST_CHANNELS = 8  # of a layer that may lose whole input channels: with fewer, prune ratios cannot be met
 _VERSION = 4  # raise when a change to measuring makes stored measurements stale
 _MAY_FAIL = ("measure", "probe")  # a search goes on without some of these
 Progress = Callable[[str, int, int], None]
@@ -124,17 +109,10 @@ class Session:
         self._settings = settings or Settings()
         self._time_limit, self._scheduler = time_limit, scheduler
         count = workers or default_workers(self._settings.device)
-        wanted = [load_objective(each) for each in chosen]
-        bounds = [*(parse_constraint(text) for text in options.constraints), *constraints]
-        if options.strategy not in STRATEGIES:
-            raise unknown_name("strategy", options.strategy, STRATEGIES)
         progress("loading", 0, 1)
-        self.task = task or load_task(options.task, **options.task_options)
-        self.network: Network = trace(self.task.module, self.task.example_input)
-        if not self.network.layers:
-            raise EmomcError(f"task {self.task.name!r}: the network has no convolution or linear layer to compress.")
-        self.accelerator: CostModel = load_accelerator(options.accelerator)
-        self.space = _space(options, self.accelerator, self.network)
+        named = look_up(options, task, chosen, constraints)
+        self.task, self.network, self.accelerator = named.task, named.network, named.accelerator
+        self.space = named.space
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.folder)
         self._workers: Engine | None = None
@@ -142,13 +120,13 @@ class Session:
         try:
             check_same_run(self.folder, options, self.task.fingerprint)
             self._store = Store(self.folder / "store.sqlite")
-            self._open(count, wanted, bounds)
+            self._open(count, named.objectives, named.constraints)
             write_options(self.folder, options, self.task.fingerprint)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, workers: int, objectives: list[Objective], constraints: list[Constraint]) -> None:
+    def _open(self, workers: int, objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> None:
         """The slow part: compress every layer alone, start workers, measure the dense network, probe the layers."""
         state = self.task.module.state_dict()
         weights = {layer.name: state[layer.weight].detach().cpu().numpy() for layer in self.network.layers}
@@ -320,40 +298,3 @@ class Session:
 
 def _as_dict(result: Any) -> dict[str, Any]:
     return {"distance": result} if isinstance(result, float) else asdict(result)
-
-
-def _space(options: Options, accelerator: CostModel, network: Network) -> SearchSpace:
-    """The space of a run. Layers with too few input channels for a pattern, or for losing channels, do without."""
-    space = SearchSpace.full([layer.name for layer in network.layers], _genes(options, accelerator))
-    if space.has(GRANULARITY):
-        needed = {str(each): _channels_needed(str(each)) for each in space.genes[space.column(GRANULARITY)].choices}
-        for layer in network.layers:
-            fitting = [each for each, channels in needed.items() if layer.weight_shape[1] >= channels]
-            space = space.restrict(GRANULARITY, fitting, glob.escape(layer.name))
-    return space
-
-
-def _channels_needed(granularity: str) -> int:
-    """Input channels of a group below which a granularity makes no sense."""
-    pattern = pattern_of(granularity)
-    return pattern[1] if pattern else _FEWEST_CHANNELS if granularity == CHANNEL else 1
-
-
-def _genes(options: Options, accelerator: CostModel) -> tuple[Gene, ...]:
-    """The genes of a run: defaults, those asked for, the accelerator's dataflows, and the choices that are given."""
-    dataflows = options.dataflows or accelerator.dataflows
-    known = {gene.name: gene for gene in all_genes(dataflows)}
-    given = {name: tuple(choices) for name, choices in options.genes.items()}
-    for name in given:
-        if name not in known:
-            raise EmomcError(f"unknown gene {name!r}. Genes: {', '.join(known)}.")
-    for bits in given.get(ACTIVATION_BITS, ()):
-        if bits not in ACTIVATION_WIDTHS:
-            expected = ", ".join(map(str, ACTIVATION_WIDTHS))
-            raise EmomcError(f"activation_bits cannot be {bits!r}: choose from {expected}.")
-    if GRANULARITY in given:  # single weights are the mildest choice, and the only one that suits every layer
-        given[GRANULARITY] = tuple(dict.fromkeys((WEIGHT, *given[GRANULARITY])))
-    names = {gene.name for gene in default_genes(dataflows)} | set(given)
-    return tuple(
-        replace(gene, choices=given.get(gene.name, gene.choices)) for gene in known.values() if gene.name in names
-    )

@@ -1,0 +1,117 @@
+"""What the options of a run name, found and checked before its folder is touched."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from emomc.errors import EmomcError, unknown_name
+from emomc.genome import (
+    ACTIVATION_BITS,
+    ACTIVATION_WIDTHS,
+    CHANNEL,
+    GRANULARITY,
+    WEIGHT,
+    Gene,
+    SearchSpace,
+    all_genes,
+    default_genes,
+    pattern_of,
+)
+from emomc.hardware import CostModel, load_accelerator
+from emomc.network import Network, trace
+from emomc.problems.objectives import Constraint, Objective, load_objective, parse_constraint
+from emomc.problems.tasks import Task, load_task
+from emomc.run.options import Options
+from emomc.search import STRATEGIES
+
+_FEWEST_CHANNELS = 8  # of a layer that may lose whole input channels: with fewer, prune ratios cannot be met
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """What options stand for.
+
+    Attributes:
+        task: the task.
+        network: its layers and graph.
+        accelerator: the cost model.
+        space: the search space.
+        objectives: what is minimized.
+        constraints: upper bounds, that on the loss not among them.
+    """
+
+    task: Task
+    network: Network
+    accelerator: CostModel
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+
+
+def look_up(
+    options: Options,
+    task: Task | None = None,
+    objectives: Sequence[str | Objective] = (),
+    constraints: Sequence[Constraint] = (),
+) -> Named:
+    """Find what options name; what takes no time comes first.
+
+    Args:
+        options: of the run.
+        task: a task object in place of the one that ``options.task`` names.
+        objectives: objects in place of the names in ``options.objectives``.
+        constraints: beside those of the options.
+
+    Raises:
+        EmomcError: a name is unknown, a text is not understood, or things do not fit together.
+    """
+    wanted = tuple(load_objective(each) for each in objectives or options.objectives)
+    bounds = (*(parse_constraint(text) for text in options.constraints), *constraints)
+    if options.strategy not in STRATEGIES:
+        raise unknown_name("strategy", options.strategy, STRATEGIES)
+    accelerator = load_accelerator(options.accelerator)
+    genes = _genes(options, accelerator)
+    task = task or load_task(options.task, **options.task_options)
+    network = trace(task.module, task.example_input)
+    if not network.layers:
+        raise EmomcError(f"task {task.name!r}: the network has no convolution or linear layer to compress.")
+    return Named(task, network, accelerator, _space(genes, network), wanted, bounds)
+
+
+def _space(genes: tuple[Gene, ...], network: Network) -> SearchSpace:
+    """The space of a run. Layers with too few input channels for a pattern, or for losing channels, do without."""
+    space = SearchSpace.full([layer.name for layer in network.layers], genes)
+    if space.has(GRANULARITY):
+        needed = {str(each): _channels_needed(str(each)) for each in space.genes[space.column(GRANULARITY)].choices}
+        for layer in network.layers:
+            fitting = [each for each, channels in needed.items() if layer.weight_shape[1] >= channels]
+            space = space.restrict(GRANULARITY, fitting, glob.escape(layer.name))
+    return space
+
+
+def _channels_needed(granularity: str) -> int:
+    """Input channels of a group below which a granularity makes no sense."""
+    pattern = pattern_of(granularity)
+    return pattern[1] if pattern else _FEWEST_CHANNELS if granularity == CHANNEL else 1
+
+
+def _genes(options: Options, accelerator: CostModel) -> tuple[Gene, ...]:
+    """The genes of a run: defaults, those asked for, the accelerator's dataflows, and the choices that are given."""
+    dataflows = options.dataflows or accelerator.dataflows
+    known = {gene.name: gene for gene in all_genes(dataflows)}
+    given = {name: tuple(choices) for name, choices in options.genes.items()}
+    for name in given:
+        if name not in known:
+            raise EmomcError(f"unknown gene {name!r}. Genes: {', '.join(known)}.")
+    for bits in given.get(ACTIVATION_BITS, ()):
+        if bits not in ACTIVATION_WIDTHS:
+            expected = ", ".join(map(str, ACTIVATION_WIDTHS))
+            raise EmomcError(f"activation_bits cannot be {bits!r}: choose from {expected}.")
+    if GRANULARITY in given:  # single weights are the mildest choice, and the only one that suits every layer
+        given[GRANULARITY] = tuple(dict.fromkeys((WEIGHT, *given[GRANULARITY])))
+    names = {gene.name for gene in default_genes(dataflows)} | set(given)
+    return tuple(
+        replace(gene, choices=given.get(gene.name, gene.choices)) for gene in known.values() if gene.name in names
+    )
