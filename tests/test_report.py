@@ -123,6 +123,16 @@ def test_damaged_files_are_named(tmp_path, name, text):
         read_run(folder)
 
 
+@pytest.mark.parametrize("error", [-0.1, math.nan])
+def test_a_dense_error_that_is_no_fraction_is_damage(tmp_path, error):
+    folder = write_run(tmp_path / "run", FRONT)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["dense_selection"]["error"] = error
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(EmomcError, match="expected fractions"):
+        read_run(folder)
+
+
 @pytest.mark.parametrize("name", ["front.csv", "history.csv", "summary.json"])
 def test_an_unfinished_run_is_told_apart(tmp_path, name):
     folder = write_run(tmp_path / "run", FRONT)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.moo.sms import SMSEMOA
 from pymoo.optimize import minimize
@@ -314,6 +315,48 @@ def test_a_broken_objective_is_named(warm: Path, function: object, message: str)
     session = emomc.Session(warm, OPTIONS, objectives=["error", broken], workers=1)
     with session, pytest.raises(emomc.EmomcError, match=f"'broken' .*{message}"):
         emomc.run_search(session)
+
+
+QUICK = {"prune_ratio": (0.0, 0.9, 0.95), "bit_width": (8, 2), "shared_values": (0,)}
+
+
+def in_its_own_unit(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return 1.0 + (outputs.argmax(1) != targets).float()
+
+
+def below_zero(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return -(outputs.argmax(1) == targets).float()
+
+
+def nowhere_a_number(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.where(targets == 3, math.nan, 0.0)
+
+
+def nan_if_mostly_wrong(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    wrong = (outputs.argmax(1) != targets).float()
+    return wrong if wrong.mean() < 0.5 else wrong * math.nan
+
+
+@pytest.mark.parametrize("error", [in_its_own_unit, below_zero, nowhere_a_number])
+def test_a_dense_error_that_is_no_fraction_is_refused_whenever_it_is_asked_for(tmp_path: Path, error: object) -> None:
+    task = replace(emomc.load_task("digits"), error=error)  # type: ignore[arg-type]
+    options = replace(OPTIONS, method="magnitude", genes=QUICK)
+    for _ in range(2):  # what was measured is not taken from the store either
+        with pytest.raises(emomc.EmomcError, match=r"on the selection split; expected a fraction, .* Scale the task's"):
+            emomc.Session(tmp_path, options, task=task, workers=1)
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_a_network_whose_error_is_nan_has_failed(tmp_path: Path) -> None:
+    task = replace(emomc.load_task("digits"), error=nan_if_mostly_wrong)
+    options = replace(OPTIONS, method="magnitude", genes=QUICK, budget=12)
+    with emomc.Session(tmp_path, options, task=task, workers=1) as session:
+        outcome = emomc.run_search(session)
+    failed = sum(math.isnan(each.error) for each in outcome.evaluations)
+    assert 0 < failed < 12 and outcome.points
+    assert json.loads((tmp_path / "summary.json").read_text())["failures"] == {
+        "its error is not a finite number": failed
+    }
 
 
 def test_constraints_hold_on_the_front(warm: Path) -> None:

@@ -122,7 +122,8 @@ def read_run(folder: Path) -> RunData:
         points = tuple(_point(row, layers, genes) for row in front)
         evaluations = tuple(_evaluation(row) for row in history)
         data = RunData(folder, options, summary, points, evaluations)
-        assert data.dense_error >= 0 <= data.dense_selection_error
+        if not (data.dense_error >= 0 and data.dense_selection_error >= 0):
+            raise ValueError(f"dense errors {data.dense_error} and {data.dense_selection_error}, expected fractions")
     except (KeyError, TypeError, ValueError) as error:
         raise EmomcError(
             f"{folder}: front.csv, history.csv and summary.json do not fit together ({error!r}). "

@@ -42,6 +42,7 @@ Doubles = NDArray[np.float64]
 
 _VERSION = 4  # raise when a change to measuring makes stored measurements stale
 _MAY_FAIL = ("measure", "probe")  # a search goes on without some of these
+_NO_NUMBER = "its error is not a finite number"
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)``: called as work gets done."""
 
@@ -248,13 +249,14 @@ class Session:
         results: dict[str, dict[str, Any]] = {}
         for key, job in zip(keys, jobs, strict=True):
             stored = self._store.get(key)
-            if stored is not None and self._counts(stored) and (job.makes is None or job.makes.exists()):
+            if stored is not None and self._counts(job, stored) and (job.makes is None or job.makes.exists()):
                 results[key] = stored
         missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in results}
         done = len(jobs) - len(missing)
         self._progress(what, done, len(jobs))
         names = list(missing)
-        for number, result in self._workers.run(list(missing.values())) if missing else ():
+        for number, found in self._workers.run(list(missing.values())) if missing else ():
+            result = self._checked(missing[names[number]], found)
             if isinstance(result, Failure) and missing[names[number]].method not in _MAY_FAIL:
                 raise EmomcError(
                     f"{what}: {result.failed}. What was measured is kept; repeat the command to try again."
@@ -268,10 +270,32 @@ class Session:
         self.seconds_measuring += time.perf_counter() - start
         return [results[key] for key in keys]
 
-    def _counts(self, stored: dict[str, Any]) -> bool:
-        """Whether a stored result stands: one that took too long is tried again when it is given more time."""
+    def _counts(self, job: Job, stored: dict[str, Any]) -> bool:
+        """Whether a stored result stands.
+
+        What took too long is tried again when it is given more time, and the dense network is measured again, and
+        refused, where its error is one that no search can go by.
+        """
+        if job.method == "measure_dense":
+            return _is_fraction(stored["error"])
         seconds = stored.get("seconds")
         return seconds is None or (self._time_limit is not None and self._time_limit <= seconds)
+
+    def _checked(self, job: Job, result: Any) -> Any:
+        """A result before it is stored; a network whose error is NaN or infinite has failed.
+
+        Raises:
+            EmomcError: the error of the dense network is no fraction.
+        """
+        if not isinstance(result, Measurement):
+            return result
+        if job.method == "measure_dense" and not _is_fraction(result.error):
+            raise EmomcError(
+                f"task {self.task.name!r}: the uncompressed network has an error of {result.error:g} on the "
+                f"{job.arguments[0]} split; expected a fraction, from 0 to below 1. Scale the task's error function so "
+                "that 0 is a perfect network and 1 a useless one, and let it return a number for every sample."
+            )
+        return result if math.isfinite(result.error) else Failure(_NO_NUMBER)
 
     def _key(self, job: Job) -> str:
         """Content key of a job: the task's weights and data, the bank, the settings and the job itself."""
@@ -298,3 +322,8 @@ class Session:
 
 def _as_dict(result: Any) -> dict[str, Any]:
     return {"distance": result} if isinstance(result, float) else asdict(result)
+
+
+def _is_fraction(error: float) -> bool:
+    """Whether a search can go by the error of a dense network: predictions are of what is left of it up to 1."""
+    return 0 <= error < 1

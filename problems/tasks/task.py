@@ -64,7 +64,9 @@ class Task:
             files that are decoded without the task. Without one, ``module`` is replaced by a copy that its traced graph
             defines, and files hold that graph: they are a few kilobytes larger, and read by `emomc.load` alone.
         factory_arguments: keyword arguments of the factory; JSON values.
-        error: of each sample; its mean is the error that the search minimizes.
+        error: of each sample; its mean is the error that the search minimizes. That of the dense network must be a
+            fraction, at least 0 and below 1: an error in a unit of its own, such as a squared distance, is divided by
+            what a useless network has.
         description: one line.
         training: what the network can be trained on; None where there is nothing. No part of the fingerprint.
     """
