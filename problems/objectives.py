@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.errors import EmomcError, unknown_name
+from emomc.hardware import METRICS
 from emomc.problems.tables import CostTables
 
 Doubles = NDArray[np.float64]
@@ -61,7 +62,7 @@ class Objective:
     """Something to minimize.
 
     Attributes:
-        name: used in tables, files and on the command line.
+        name: used in tables, files and on the command line; those of built-in objectives and of metrics are taken.
         unit: SI unit, or "" for a fraction or a plain number.
         evaluate: from a batch of n networks to an array ``(n,)``.
         measured: whether it needs the network to be run on data (``batch.errors``).
@@ -157,6 +158,21 @@ def idle(batch: Batch) -> Doubles:
 
 
 DEFAULT_OBJECTIVES = ("error", "energy", "size")
+BUILT_IN: Mapping[str, Objective] = {
+    each.name: each for each in (error, energy, size, traffic, latency, peak_memory, idle)
+}
+
+
+def check_name(found: Objective) -> None:
+    """Raise EmomcError where an objective of the user's is called like a built-in one, or like a metric.
+
+    What is known of those goes by their names: the costs of the uncompressed network, and the least of a cost.
+    """
+    if found.name in {*BUILT_IN, *METRICS} and found != BUILT_IN.get(found.name):
+        raise EmomcError(
+            f"an objective of your own is called {found.name!r}, which emomc has already: its values would be compared "
+            f"with those of the built-in one. Give it another name, such as 'own_{found.name}'."
+        )
 
 
 def objective_names() -> tuple[str, ...]:
@@ -168,10 +184,14 @@ def load_objective(name: str | Objective) -> Objective:
     """An objective by registered name or as ``module:attribute``; an `Objective` is returned as it is.
 
     Raises:
-        EmomcError: the name is unknown, or does not lead to an `Objective`.
+        EmomcError: the name is unknown, or does not lead to an `Objective`, or to one with a name that is taken.
     """
-    if isinstance(name, Objective):
-        return name
+    found = name if isinstance(name, Objective) else _found(name)
+    check_name(found)
+    return found
+
+
+def _found(name: str) -> Objective:
     registered = {point.name: point for point in entry_points(group="emomc.objectives")}
     if name in registered:
         found = registered[name].load()
@@ -198,6 +218,9 @@ class Constraint:
 
     objective: Objective
     limit: float
+
+    def __post_init__(self) -> None:
+        check_name(self.objective)
 
     def violation(self, batch: Batch) -> Doubles:
         """Relative excess over the limit, shape ``(n,)``; feasible where it is not positive."""

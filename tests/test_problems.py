@@ -30,6 +30,7 @@ from emomc.problems import (
     objective_names,
     parse_constraint,
 )
+from emomc.problems.objectives import BUILT_IN
 from emomc.search import front_of, hypervolume
 from tests.toys import Toy, toy
 
@@ -162,6 +163,21 @@ def test_the_configuration_of_the_error_is_the_one_that_failed(surface: Toy) -> 
 def test_an_unknown_objective_is_named(name: str, words: str) -> None:
     with pytest.raises(EmomcError, match=words):
         load_objective(name)
+
+
+@pytest.mark.parametrize("name", ["size", "error", "idle", "slots"])
+def test_a_name_that_stands_for_something_else_is_refused(surface: Toy, name: str) -> None:
+    mine = objective(name, unit="MB")(lambda batch: batch.cost("size") / 1e6)
+    with pytest.raises(EmomcError, match=f"'own_{name}'"):
+        load_objective(mine)
+    with pytest.raises(EmomcError, match=f"'own_{name}'"):
+        surface.problem(("error", mine))
+    with pytest.raises(EmomcError, match=f"'own_{name}'"):
+        Constraint(mine, 1.0)
+
+
+def test_built_in_objectives_are_those_that_are_registered() -> None:
+    assert {name: load_objective(name) for name in objective_names()} == BUILT_IN
 
 
 # Constraints

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,14 @@ def test_what_was_written_is_read(run):
     assert run.name_and_unit("bit_operations_bit") == ("bit_operations", "bit")
     assert run.name_and_unit(SIZE) == ("size", "B")
     assert (run.reference(SIZE), run.reference("bit_operations_bit")) == (1e6, None)
+
+
+def test_an_objective_whose_name_goes_on_from_another_is_told_from_it(run):
+    own = {**run.summary, "objectives": ["error", "size", "size_ratio", "error_plus"]}
+    found = replace(run, summary=own)
+    assert found.name_and_unit("size_ratio") == ("size_ratio", "")
+    assert found.name_and_unit("error_plus_s") == ("error_plus", "s")
+    assert (found.reference(SIZE), found.reference("size_ratio")) == (1e6, None)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from pymoo.optimize import minimize
 import emomc
 from emomc.problems.tasks.cache import cache_folder
 from emomc.run import startcache
-from emomc.run.outcome import column_name
+from emomc.run.outcome import COLUMNS, column_name
 from emomc.search.two_stage import Schedule, two_stage
 from tests.searches import search
 
@@ -315,6 +315,20 @@ def test_a_broken_objective_is_named(warm: Path, function: object, message: str)
     session = emomc.Session(warm, OPTIONS, objectives=["error", broken], workers=1)
     with session, pytest.raises(emomc.EmomcError, match=f"'broken' .*{message}"):
         emomc.run_search(session)
+
+
+@pytest.mark.parametrize("objectives", [("file",), ("energy_joule",), ("genome",), ("mine", "mine")])
+def test_an_objective_does_not_replace_a_column(tmp_path: Path, objectives: tuple[str, ...]) -> None:
+    own = [emomc.objective(name)(lambda batch: batch.values("bit_width").max(axis=1)) for name in objectives]
+    with pytest.raises(emomc.EmomcError, match=f"have a column '{objectives[0]}' already"):
+        emomc.Session(tmp_path, OPTIONS, objectives=["error", *own], workers=1)
+
+
+def test_the_columns_of_the_files_are_known(finished: tuple[Path, emomc.Outcome]) -> None:
+    for name in ("front.csv", "history.csv"):
+        with (finished[0] / name).open(newline="") as stream:
+            columns = set(next(csv.reader(stream)))
+        assert {each for each in columns if "." not in each} <= COLUMNS
 
 
 QUICK = {"prune_ratio": (0.0, 0.9, 0.95), "bit_width": (8, 2), "shared_values": (0,)}

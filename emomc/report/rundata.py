@@ -87,8 +87,9 @@ class RunData:
 
     def name_and_unit(self, column: str) -> tuple[str, str]:
         """Objective and unit symbol of a cost column: ``"size_bytes"`` is ``("size", "B")``."""
-        for name in (*self.summary["objectives"], "energy", "size"):
-            if column.startswith(f"{name}_"):
+        names = {*self.summary["objectives"], "energy", "size"}
+        for name in sorted(names, key=len, reverse=True):  # size_ratio may be an objective too, not a size in ratios
+            if column == name or column.startswith(f"{name}_"):
                 unit = column[len(name) + 1 :]
                 return name, _UNITS.get(unit, unit)
         return column, ""

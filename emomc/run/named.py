@@ -21,9 +21,10 @@ from emomc.genome import (
 )
 from emomc.hardware import CostModel, load_accelerator
 from emomc.network import Network, trace
-from emomc.problems.objectives import Constraint, Objective, load_objective, parse_constraint
+from emomc.problems.objectives import BUILT_IN, Constraint, Objective, load_objective, parse_constraint
 from emomc.problems.tasks import Task, load_task
 from emomc.run.options import Options
+from emomc.run.outcome import COLUMNS, column_name
 from emomc.search import STRATEGIES
 
 _FEWEST_CHANNELS = 8  # of a layer that may lose whole input channels: with fewer, prune ratios cannot be met
@@ -68,6 +69,7 @@ def look_up(
         EmomcError: a name is unknown, a text is not understood, or things do not fit together.
     """
     wanted = tuple(load_objective(each) for each in objectives or options.objectives)
+    _check_columns(wanted)
     bounds = (*(parse_constraint(text) for text in options.constraints), *constraints)
     if options.strategy not in STRATEGIES:
         raise unknown_name("strategy", options.strategy, STRATEGIES)
@@ -78,6 +80,19 @@ def look_up(
     if not network.layers:
         raise EmomcError(f"task {task.name!r}: the network has no convolution or linear layer to compress.")
     return Named(task, network, accelerator, _space(genes, network), wanted, bounds)
+
+
+def _check_columns(objectives: Sequence[Objective]) -> None:
+    """Refuse an objective of the user's that would replace another column of a run's files."""
+    taken = COLUMNS | {column_name(each.name, each.unit) for each in BUILT_IN.values()}
+    for each in objectives:
+        column = column_name(each.name, each.unit)
+        if each.name not in BUILT_IN and column in taken:
+            raise EmomcError(
+                f"objective {each.name!r} cannot be written: the files of a run have a column {column!r} already. "
+                "Give it another name."
+            )
+        taken |= {column}
 
 
 def _space(genes: tuple[Gene, ...], network: Network) -> SearchSpace:

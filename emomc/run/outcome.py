@@ -20,6 +20,27 @@ if TYPE_CHECKING:
 FRONT = "front.csv"
 HISTORY = "history.csv"
 SUMMARY = "summary.json"
+COLUMNS = frozenset(
+    [
+        "point",
+        "error",
+        "standard_error",
+        "energy_joule",
+        "size_bytes",
+        "file",
+        "difference",
+        "selection_error",
+        "evaluation",
+        "stage",
+        "round",
+        "predicted_error",
+        "distance",
+        "violation",
+        "hypervolume",
+        "genome",
+    ]
+)
+"""Columns of both CSV files that objectives of the user's may not have."""
 _UNIT_NAMES = {"J": "joule", "B": "bytes", "s": "second"}
 
 
