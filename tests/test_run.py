@@ -317,6 +317,44 @@ def test_a_broken_objective_is_named(warm: Path, function: object, message: str)
         emomc.run_search(session)
 
 
+@emomc.objective("kept_weights")
+def kept_weights(batch: emomc.Batch) -> np.ndarray:
+    """Minus the share of pruned weights: 0 for the mildest network, negative for all others."""
+    return -batch.values("prune_ratio").mean(axis=1)
+
+
+@emomc.objective("wrong_beyond_all", measured=True)
+def wrong_beyond_all(batch: emomc.Batch) -> np.ndarray:
+    return batch.errors - 1
+
+
+@emomc.objective("unevenness")
+def unevenness(batch: emomc.Batch) -> np.ndarray:
+    """0 for all networks whose layers are treated alike."""
+    return -np.ptp(batch.values("prune_ratio"), axis=1)
+
+
+def test_networks_that_beat_all_that_treat_layers_alike_count(tmp_path: Path) -> None:
+    options = replace(OPTIONS, method="magnitude", genes=QUICK, budget=6)
+    with emomc.Session(tmp_path, options, objectives=["error", unevenness], workers=1) as session:
+        outcome = emomc.run_search(session)
+    assert 0 < outcome.evaluations[-1].hypervolume <= 1
+
+
+def test_the_hypervolume_of_an_objective_that_is_maximized_grows(tmp_path: Path) -> None:
+    options = replace(OPTIONS, method="magnitude", genes=QUICK, budget=6)
+    objectives = ["size", kept_weights, wrong_beyond_all]
+    with emomc.Session(tmp_path, options, objectives=objectives, workers=1) as session:
+        outcome = emomc.run_search(session)
+        reference, worst = session.reference["size"], session.dense.error + options.max_loss - 1
+        best = session.dense.error - 1
+    volumes = [each.hypervolume for each in outcome.evaluations]
+    assert volumes == sorted(volumes) and 0 < volumes[-1] <= 1
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["hypervolume_ideal"] == pytest.approx([0.0, -0.95, best])
+    assert summary["hypervolume_reference"] == pytest.approx([reference, 0.0, worst])
+
+
 @pytest.mark.parametrize("objectives", [("file",), ("energy_joule",), ("genome",), ("mine", "mine")])
 def test_an_objective_does_not_replace_a_column(tmp_path: Path, objectives: tuple[str, ...]) -> None:
     own = [emomc.objective(name)(lambda batch: batch.values("bit_width").max(axis=1)) for name in objectives]

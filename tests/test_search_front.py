@@ -46,6 +46,12 @@ def test_hypervolume_is_the_area_of_the_dominated_cells(corners: NDArray[np.int6
     assert hypervolume(corners.astype(float), reference) == pytest.approx(len(cells) / 72)
 
 
+@given(points, st.integers(-9, 9))
+def test_a_box_that_is_moved_holds_the_same_hypervolume(values: Doubles, shift: int) -> None:
+    reference, moved = np.full(values.shape[1], 4.0), np.full(values.shape[1], float(shift))
+    assert hypervolume(values + moved, reference + moved, moved) == hypervolume(values, reference)
+
+
 def test_hypervolume_of_three_objectives_has_its_closed_form() -> None:
     reference = np.array([2.0, 4.0, 8.0])
     assert hypervolume(np.array([[1.0, 2.0, 4.0]]), reference) == pytest.approx(1 / 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from emomc.run.lock import FolderLock
 from emomc.run.named import look_up
 from emomc.run.options import Options, Recovery, check_same_run, write_options
 from emomc.run.outcome import Evaluation, FrontPoint, write_front, write_history, write_summary
-from emomc.run.search import POINTS, Outcome, Search, agreement, content_name, growth
+from emomc.run.search import POINTS, Outcome, Search, agreement, content_name, growth, lowered
 from emomc.run.session import Progress, Session, silent
 from emomc.run.workers import Job
 from emomc.search import SearchTask, front_of
@@ -309,13 +309,14 @@ class _Recovering:
             )
             for i, each in enumerate(kept)
         )
-        is_error = np.array([each.measured for each in session.problem.objectives])
-        reference = np.where(is_error, limit, search.reference)
-        evaluations = self._history(reference)
+        ideal, reference = search.corners(limit)
+        counted = np.concatenate([part.counted for part in self._parts])
+        evaluations = self._history(growth(counted, ideal, reference))
         outcome = Outcome(points, evaluations, Measurement(**dense), agreement(evaluations))
         write_history(self._folder, evaluations)
         write_front(self._folder, points)
         facts = {
+            "hypervolume_ideal": lowered(ideal, counted).tolist(),
             "hypervolume_reference": reference.tolist(),
             "failures": dict(sum((part.failures for part in self._parts), Counter())),
             "genes": list(next(iter(points[0].configuration.layers.values()))),
@@ -333,8 +334,7 @@ class _Recovering:
             front = front[np.sort(pick_spread(coordinates, coordinates[:0], self._options.points))]
         return sorted((candidates[row] for row in front.tolist()), key=lambda each: each.error)
 
-    def _history(self, reference: Doubles) -> tuple[Evaluation, ...]:
-        volumes = growth(np.concatenate([part.counted for part in self._parts]), reference)
+    def _history(self, volumes: Sequence[float]) -> tuple[Evaluation, ...]:
         rows = [(part.stage, each) for part in self._parts for each in part.evaluations]
         return tuple(
             replace(each, number=row + 1, stage=stage, hypervolume=volumes[row])

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from emomc.accuracy.evaluator import Measurement
 from emomc.accuracy.predictor import rank_correlation
-from emomc.problems.objectives import Batch
+from emomc.operators import uniform_ladder
+from emomc.problems.objectives import BUILT_IN, Batch
 from emomc.run.outcome import Evaluation, FrontPoint, column_name, write_front, write_history, write_summary
 from emomc.run.session import Session
 from emomc.run.workers import Job
@@ -72,8 +73,8 @@ class Search:
     """One search in one session: explored first, then its front is written and measured.
 
     Attributes:
-        reference: worst point of interest, one value an objective: the loss limit, and the costs of the uncompressed
-            32-bit network.
+        ideal: best corner of the box that hypervolumes are parts of, one value an objective; see `corners`.
+        reference: its worst corner.
     """
 
     def __init__(self, session: Session) -> None:
@@ -81,7 +82,7 @@ class Search:
         self._problem = session.problem
         dense = session.dense
         self._task = SearchTask(session.problem, session.sensitivities, dense.error, dense.samples)
-        self.reference = self._reference_point()
+        self.ideal, self.reference = self.corners(dense.error + session.options.max_loss)
         self._genomes: list[NDArray[np.int64]] = []
         self._log: list[tuple[str, int, float, Measurement]] = []  # stage, round, predicted error, measured
         options = session.options
@@ -111,13 +112,25 @@ class Search:
         self._session.advance("searching", len(self._log), self._session.options.budget)
         return Readings(errors, np.array([each.distance for each in measured]))
 
-    def _reference_point(self) -> Doubles:
-        session = self._session
-        mildest = np.zeros((1, session.space.n_var), dtype=np.int64)
-        worst = session.dense.error + session.options.max_loss
-        own = self._problem.values(session.space.canonical(mildest), np.array([worst]))[0][0]
-        named = {"error": worst, **session.reference}
-        return np.array([named.get(each.name, own[i]) for i, each in enumerate(self._problem.objectives)])
+    def corners(self, limit: float) -> tuple[Doubles, Doubles]:
+        """Best and worst point of interest, each ``(objectives,)``, where errors up to a limit are.
+
+        Of built-in objectives these are 0 and the limit, or the costs of the uncompressed 32-bit network. Those of the
+        user's may be negative, or lowest where nothing is compressed: networks that treat all layers alike tell their
+        range.
+        """
+        session, objectives = self._session, self._problem.objectives
+        mildest = session.space.canonical(np.zeros((1, session.space.n_var), dtype=np.int64))
+        own = self._problem.values(mildest, np.array([limit]))[0][0]
+        named = {"error": limit, **session.reference}
+        known = np.array([named.get(each.name, own[i]) for i, each in enumerate(objectives)])
+        built_in = np.array([each.name in BUILT_IN for each in objectives])
+        if built_in.all():
+            return np.zeros(len(known)), known
+        ladder = uniform_ladder(session.space)
+        ends = [self._problem.values(ladder, np.full(len(ladder), each))[0] for each in (session.dense.error, limit)]
+        low, high = np.min(ends, axis=(0, 1)), np.max(ends, axis=(0, 1))
+        return np.where(built_in, 0.0, np.minimum(low, 0.0)), np.where(built_in, known, high)
 
     def exact(self, genomes: NDArray[np.int64]) -> list[dict[str, float]]:
         """Every objective but the error of each genome, by column name; energy and size always among them."""
@@ -145,7 +158,7 @@ class Search:
         if not self._log:
             return ()
         genomes, (counted, worst) = np.array(self._genomes), self._judged()
-        volumes = growth(counted, self.reference)
+        volumes = growth(counted, self.ideal, self.reference)
         exact = self.exact(genomes)
         return tuple(
             Evaluation(
@@ -255,6 +268,7 @@ class Search:
             "dense_test": asdict(outcome.dense),
             "dense_selection": asdict(session.dense),
             "reference": session.reference,
+            "hypervolume_ideal": lowered(self.ideal, self.counted()).tolist(),
             "hypervolume_reference": self.reference.tolist(),
             "objectives": [each.name for each in self._problem.objectives],
             "rank_correlation": outcome.rank_correlation,
@@ -265,9 +279,15 @@ class Search:
         }
 
 
-def growth(counted: Doubles, reference: Doubles) -> list[float]:
+def growth(counted: Doubles, ideal: Doubles, reference: Doubles) -> list[float]:
     """Hypervolume of the first network, of the first two, and so on; objectives ``(n, objectives)``."""
-    return [hypervolume(counted[: row + 1], reference) for row in range(len(counted))]
+    ideal = lowered(ideal, counted)
+    return [hypervolume(counted[: row + 1], reference, ideal) for row in range(len(counted))]
+
+
+def lowered(ideal: Doubles, counted: Doubles) -> Doubles:
+    """An ideal that none of the networks beats: what networks that treat all layers alike tell may not be all."""
+    return np.asarray(np.minimum(ideal, np.where(np.isfinite(counted), counted, 0.0).min(axis=0, initial=0.0)))
 
 
 def agreement(evaluations: Sequence[Evaluation]) -> float:

@@ -28,14 +28,16 @@ def front_of(values: Doubles, violations: Doubles | None = None) -> NDArray[np.i
     return np.asarray(kept[np.lexsort(values[kept].T[::-1])])
 
 
-def hypervolume(values: Doubles, reference: Doubles) -> float:
-    """Part of the box between the origin and a reference point that a set of points dominates, 0 to 1.
+def hypervolume(values: Doubles, reference: Doubles, ideal: Doubles | None = None) -> float:
+    """Part of the box between an ideal and a reference point that a set of points dominates, 0 to 1.
 
     Args:
-        values: shape ``(n, objectives)``, minimized, not negative.
+        values: shape ``(n, objectives)``, minimized, not below the ideal.
         reference: shape ``(objectives,)``.
+        ideal: shape ``(objectives,)``; the origin if not given.
     """
-    inside = values[(values < reference).all(axis=1)] / reference
+    ideal = np.zeros(len(reference)) if ideal is None else ideal
+    inside = (values[(values < reference).all(axis=1)] - ideal) / (reference - ideal)
     return float(moocore.hypervolume(inside, ref=np.ones(len(reference)))) if len(inside) else 0.0
 
 
