@@ -68,6 +68,13 @@ def test_the_history_runs_through_all_parts(run: Path) -> None:
     assert volumes[-1] > volumes[3]  # rounding adds to what pruning alone reaches
 
 
+def test_the_budget_of_networks_that_are_not_there_goes_to_the_others(tmp_path: Path) -> None:
+    only = {**GENES, "prune_ratio": (0.5,)}
+    options = replace(OPTIONS, genes=only, budget=8)
+    outcome = search_with_recovery(tmp_path, options, workers=1)
+    assert [each.stage for each in outcome.evaluations] == ["prune"] + ["network 1"] * 7
+
+
 def test_repeating_measures_nothing_and_a_killed_one_ends_alike(run: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     stores = {path: path.stat().st_size for path in run.glob("*/store.sqlite")}

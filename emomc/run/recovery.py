@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -156,14 +157,16 @@ class _Recovering:
                     "Raise max_loss, or offer smaller prune ratios, in another folder."
                 )
             candidates = []
-            for number, genome in enumerate(_spread(session, front, self._networks)):
+            chosen = _spread(session, front, self._networks)
+            self._networks = len(chosen)  # fewer than planned where the front is small
+            for number, genome in enumerate(chosen):
                 candidates += self._recovered(number, session, genome, limit)
             return self._finish(session, search, limit, candidates)
 
     @contextmanager
     def _session(self, name: str, options: Options, task: Task) -> Iterator[Session]:
         """A session in a folder of the run's; its search counts on from what the parts before it have measured."""
-        before = sum(len(part.evaluations) for part in self._parts)
+        before = self._measured()
 
         def tell(what: str, done: int, total: int) -> None:
             searching = what == "searching"
@@ -180,26 +183,29 @@ class _Recovering:
             constraints=(),
             max_loss=min(1.0, self._options.max_loss * _BEARABLE),
             budget=self._pruning,
-            minutes=self._minutes(self._pruning),
+            minutes=self._minutes(self._pruning / self._options.budget),
             recovery=None,
         )
 
     def _rounding_options(self, number: int, max_loss: float) -> Options:
         own = {name: choices for name, choices in self._options.genes.items() if name not in PRUNING}
-        left = self._options.budget - self._pruning
-        budget = left // self._networks + (number < left % self._networks)
+        budget = math.ceil((self._options.budget - self._measured()) / (self._networks - number))
         return replace(
             self._options,
             genes={**own, PRUNE_RATIO: (0.0,)},
             max_loss=max_loss,
             budget=budget,
-            minutes=self._minutes(budget),
+            minutes=self._minutes((1 - self._pruning / self._options.budget) / self._networks),
             recovery=None,
         )
 
-    def _minutes(self, budget: int) -> float | None:
+    def _minutes(self, share: float) -> float | None:
         minutes = self._options.minutes
-        return None if minutes is None else minutes * budget / self._options.budget
+        return None if minutes is None else minutes * share
+
+    def _measured(self) -> int:
+        """Networks that the parts have measured so far."""
+        return sum(len(part.evaluations) for part in self._parts)
 
     def _keep(self, stage: str, search: Search, session: Session) -> None:
         failures = Counter(session.failures.values())
