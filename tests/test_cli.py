@@ -200,7 +200,7 @@ def test_a_file_alone_is_verified_and_exported(run, tmp_path):
     good("export", file, "--out", tmp_path / "digits.pt", "--to", "state-dict")
     assert (tmp_path / "digits.pt").stat().st_size > file.stat().st_size
     assert "has no point 'p00'" in refused("export", file, "p00", "--out", tmp_path / "x.emomc")
-    assert "such as p00" in refused("export", run, "--out", tmp_path / "x.emomc")
+    assert f"such as {picked(good('pick', run))}:" in refused("export", run, "--out", tmp_path / "x.emomc")
 
 
 def test_a_damaged_file_is_not_verified(run, tmp_path):
@@ -268,6 +268,14 @@ def test_mistakes_are_answered_with_what_to_do(arguments, expected, tmp_path, mo
 def test_a_mistaken_option_leaves_the_folder_free(tmp_path):
     assert "Did you mean 'X:Y'" in refused(*SEARCH, "--run", tmp_path, "--dataflow", "X:YY")
     assert not (tmp_path / "run.json").exists()
+
+
+def test_a_search_that_had_no_time_says_so_and_has_nothing_to_export(tmp_path):
+    quick = ["--method", "magnitude", "--gene", "bit_width=8", "--gene", "shared_values=0", "--minutes", "1e-9"]
+    told = good(*SEARCH, *quick, "--run", tmp_path / "run")
+    assert "No network was measured in the time" in told and "--max-loss" not in told
+    assert "in the time" in refused("export", tmp_path / "run", "--out", tmp_path / "never.emomc")
+    assert "in the time" in refused(*SEARCH, *quick, "--recover", "1steps", "--run", tmp_path / "recovered")
 
 
 def test_a_folder_of_other_options_is_refused(run):

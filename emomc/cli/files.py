@@ -86,11 +86,11 @@ def file_of(source: Path, point: str | None) -> Path:
         if point is not None:
             raise EmomcError(f"{source} is a file, not the folder of a run: it has no point {point!r}.")
         return source
-    from emomc.report import read_run
+    from emomc.report import knee, read_run
 
     run = read_run(source)
     if point is None:
-        raise EmomcError(f"name a point of {source}, such as {run.points[0].name}: `emomc show {source}` lists them.")
+        raise EmomcError(f"name a point of {source}, such as {knee(run).name}: `emomc show {source}` lists them.")
     path = source / run.point(point).file
     if not path.is_file():
         raise EmomcError(f"{path} is missing. Repeat the search's command to write it anew; nothing is searched again.")

@@ -210,6 +210,9 @@ def _report(folder: Path, evaluations: int, seconds: float) -> None:
     out.print(f"This command took {duration(seconds)} for {evaluations} evaluations, those already measured included.")
     for reason, count in run.summary.get("failures", {}).items():
         out.print(f"{count} could not be measured: {reason}.")
+    if not evaluations:
+        out.print("No network was measured in the time: repeat the command with more --minutes.")
+        return
     if not run.points:
         out.print("No network met the limits: raise --max-loss or relax constraints, with another --run folder.")
         for each in run.summary.get("unmet", ()):

@@ -43,6 +43,8 @@ def best_within(run: RunData, limits: Mapping[str, float]) -> Point:
     Raises:
         EmomcError: no point keeps to the limits; the message says what to relax.
     """
+    if not run.history:
+        raise EmomcError(f"{run.folder}: no network was measured in the time. Repeat the search with more --minutes.")
     if not run.points:
         raise EmomcError(
             f"the front of {run.folder} is empty: no measured network met the limits of the search. "

@@ -148,6 +148,8 @@ class _Recovering:
             search = Search(session)
             ledger = search.explore()
             self._keep("prune", search, session)
+            if not self._measured():
+                raise EmomcError("no network was measured in the time: repeat the call with more minutes.")
             limit = session.dense.error + self._options.max_loss
             front = ledger.genomes[search.front(ledger)]
             if not len(front):
