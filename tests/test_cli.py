@@ -36,10 +36,11 @@ def refused(*arguments: object, code: int = 2) -> str:
     return done.stderr
 
 
-def fresh(*arguments: object) -> str:
+def fresh(*arguments: object, **environment: str) -> str:
     """What a command prints in a process of its own."""
     program = [sys.executable, "-m", "emomc", *map(str, arguments)]
-    return subprocess.run(program, capture_output=True, text=True, check=True, timeout=200).stdout
+    own = {**os.environ, **environment}
+    return subprocess.run(program, capture_output=True, text=True, check=True, timeout=200, env=own).stdout
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,11 @@ def test_search_prints_the_front_the_figures_and_what_comes_next(home, run):
     assert "Kendall's tau" in text and "for 16 evaluations" in text and "emomc export" in text
     named = re.search(r"Figures: (.*?\.png)\n?Next", text, re.DOTALL)
     assert named and all((home / path.strip()).is_file() for path in named[1].split(","))
+
+
+def test_a_terminal_without_a_micro_sign_shows_the_rest(run):
+    shown = fresh("show", run, PYTHONIOENCODING="ascii")
+    assert re.search(r"dense .* [\d.]+ \?J", shown) and "p00" in shown
 
 
 def test_ratios_are_against_the_dense_network(run):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+import sys
 from typing import IO, Any
 
 import click
@@ -39,6 +41,13 @@ class Different(Fault):
 
 class ClearErrors(click.Group):
     """A group whose commands end without a traceback when the cause lies outside the program."""
+
+    def main(self, *args: Any, **given: Any) -> Any:
+        """As of any group, on streams that print a question mark for what their encoding lacks, such as a µ."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return super().main(*args, **given)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
