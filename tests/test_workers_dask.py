@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -83,6 +84,8 @@ def test_short_jobs_go_out_together_and_the_one_to_blame_is_known(scheduler: str
     assert [len(bundle) for bundle in workers._bundles(list(enumerate(squares)))] == [1] * 48  # nothing known yet
     try:
         assert dict(workers.run(squares)) == {number: number**2 for number in range(48)}
+        assert 0 < workers._pace < math.inf
+        workers._pace = 0.02  # whatever this machine is busy with
         bundles = workers._bundles(list(enumerate(squares)))
         assert [job for bundle in bundles for _, job in bundle] == squares
         assert all(1 < len(bundle) <= 6 for bundle in bundles)  # each worker gets four at least
