@@ -24,12 +24,13 @@ from emomc.cli.progress import shown_progress
 NAME = "recipes"
 
 
-def trained(name: str, epochs: float | None, seed: int, device: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def trained(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train one task's network and measure it."""
     options = {"data": arguments.data} if arguments.data else {}
+    seed, device = arguments.seed, arguments.device
     task = emomc.load_task(name, **options, untrained=True, weights_seed=seed)
     assert task.training is not None
-    images, epochs = task.training.load(), epochs or task.training.epochs
+    images, epochs = task.training.load(), arguments.epochs or task.training.epochs
     with shown_progress(1) as tell:
         found = emomc.fit(
             task.module,
@@ -74,7 +75,7 @@ def main() -> None:
     arguments.run.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
     for name in arguments.tasks:
-        row = trained(name, arguments.epochs, arguments.seed, arguments.device, arguments)
+        row = trained(name, arguments)
         networks = {**known(NAME).get("networks", {}), name: row}
         print(name, row, write_results(NAME, {"networks": networks}), sep="\n", flush=True)
 

@@ -1,15 +1,10 @@
-"""Tasks: the registry, a user's own function, what is checked before a search, checkpoints that do not fit."""
+"""Tasks: the registry, a user's own function, what is checked before a search."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,10 +12,7 @@ from torch import nn
 from emomc.accuracy.splits import Split, Splits
 from emomc.errors import EmomcError
 from emomc.problems.tasks import Task, check_task, load_task, network_fingerprint, task_names, top1_error
-from emomc.problems.tasks.behaviour import behaviour
-from emomc.problems.tasks.checkpoint import load_checkpoint
 from emomc.problems.tasks.locate import locate_function
-from tests.conftest import ROOT
 
 OWN_TASK = """
 from __future__ import annotations
@@ -204,102 +196,6 @@ def test_fingerprint_is_stable_and_sees_every_part(toy: Task) -> None:
     assert len({task.fingerprint for task in [toy, *variants]}) == 5
 
 
-ERRORS = """
-import functools
-
-import torch
-
-K = 2
-NAMES = {"one", "two", "three", "four"}
-
-
-def helper(value, factor=5):
-    return factor * value if value in NAMES else [(lambda part: part + 7)(part) for part in value]
-
-
-def plain(logits, targets):
-    'Recursive, with a constant whose order differs between processes.'
-    return helper(logits) + K if targets in {"five", "six", "seven", "eight"} else plain(targets, logits)
-
-
-def closure(bound):
-    return lambda logits, targets: (logits - targets).clamp_max(bound)
-
-
-class Weighted:
-    scale = 11
-
-    def __init__(self, weights):
-        self.weights, self.me = torch.tensor(weights), self
-
-    @property
-    def doubled(self):
-        return 2 * self.weights
-
-    def __call__(self, logits, targets):
-        return self.scale * self.doubled * (logits - targets)
-
-    @staticmethod
-    def method(logits, targets):
-        return logits - 19 * targets
-
-
-decorated = torch.no_grad()(plain)
-three, partial = closure(3), functools.update_wrapper(functools.partial(plain, targets=13), plain)
-weighted, method, cached = Weighted([17.0]), Weighted.method, functools.lru_cache(helper)
-"""
-NAMED = ("plain", "decorated", "three", "partial", "weighted", "method", "cached")
-
-
-def behaviours(folder: Path, source: str) -> dict[str, str]:
-    path = folder / "errors.py"
-    path.write_text(source)
-    return {name: behaviour(locate_function(f"{path}:{name}")) for name in NAMED}
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "changed"),
-    [
-        ("K = 2", "K = 3", {"plain", "decorated", "partial"}),
-        ("factor=5", "factor=6", {"plain", "decorated", "partial", "cached"}),
-        ("part + 7", "part + 8", {"plain", "decorated", "partial", "cached"}),
-        ("part + 7", "part - 7", {"plain", "decorated", "partial", "cached"}),
-        ('"eight"', '"nine"', {"plain", "decorated", "partial"}),
-        ('"four"', '"fourth"', {"plain", "decorated", "partial", "cached"}),
-        ("targets=13", "targets=14", {"partial"}),
-        ("closure(3)", "closure(4)", {"three"}),
-        ("clamp_max", "clamp_min", {"three"}),
-        ("scale = 11", "scale = 12", {"weighted"}),
-        ("2 * self", "3 * self", {"weighted"}),
-        ("17.0", "18.0", {"weighted"}),
-        ("19", "20", {"weighted", "method"}),
-        ("K = 2", "# another line\nK = 2\nUNUSED = 1", set()),
-    ],
-)
-def test_an_edited_error_is_another_one(tmp_path: Path, before: str, after: str, changed: set[str]) -> None:
-    found, edited = behaviours(tmp_path, ERRORS), behaviours(tmp_path, ERRORS.replace(before, after))
-    assert len(set(found.values())) == len(NAMED)
-    assert {name for name in NAMED if found[name] != edited[name]} == changed
-
-
-def test_an_error_is_the_same_in_every_process_and_folder(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from tests.test_tasks import ERRORS, behaviours; "
-        "print(behaviours(Path(sys.argv[1]), ERRORS))"
-    )
-    (tmp_path / "other").mkdir()
-    command = [sys.executable, "-c", program, str(tmp_path / "other")]
-    environment = {**os.environ, "PYTHONHASHSEED": "5"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
-    assert done.stdout.strip() == str(behaviours(tmp_path, ERRORS))
-
-
-def test_errors_of_the_package_and_of_libraries_are_known_by_name(toy: Task) -> None:
-    assert behaviour(top1_error) == "emomc.problems.tasks.task.top1_error"
-    named = [torch.sub, torch.Tensor.sub, nn.L1Loss(reduction="none"), nn.MSELoss(reduction="none"), partial(torch.sub)]
-    assert len({replace(toy, error=error).fingerprint for error in named}) == len(named)
-
-
 def test_network_fingerprint_sees_the_architecture() -> None:
     weight = torch.randn(4, 4, 3, 3)
     prints = set()
@@ -360,105 +256,3 @@ def test_unsound_tasks_are_refused(toy: Task) -> None:
     for task, message in cases:
         with pytest.raises(EmomcError, match=f"task 'toy': .*{message}"):
             check_task(task)
-
-
-# --- checkpoints
-
-
-def network() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
-
-
-def saved(path: Path, content: object) -> Path:
-    torch.save(content, path)
-    return path
-
-
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_checkpoint_layouts(tmp_path: Path, wrap: object, prefix: str) -> None:
-    source = network()
-    state = {prefix + name: value for name, value in source.state_dict().items() if "num_batches" not in name}
-    loaded = network().train()
-    load_checkpoint(loaded, saved(tmp_path / "weights.pt", wrap(state)))  # type: ignore[operator]
-    assert not loaded.training
-    for name, value in source.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value)
-
-
-def test_half_precision_weights_become_the_networks_type(tmp_path: Path) -> None:
-    source, loaded = network(), network()
-    load_checkpoint(loaded, saved(tmp_path / "half.pt", source.half().state_dict()))
-    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
-    assert torch.equal(loaded[3].weight.half(), source[3].weight)  # type: ignore[index]
-
-
-def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
-    state = network().state_dict()
-    with_nan = {**state, "3.bias": torch.tensor([0.0, torch.inf, 0.0])}
-    cases: list[tuple[object, str]] = [
-        ({k: v for k, v in state.items() if k != "3.bias"}, r"missing: 3\.bias\."),
-        ({**state, "extra": torch.zeros(1)}, r"unexpected: extra\."),
-        ({**state, "3.weight": torch.zeros(3, 9)}, r"other shape: 3\.weight is \(3, 9\), expected \(3, 8\)"),
-        ({}, r"missing: 0\.weight, 1\.weight, 1\.bias and 4 more"),
-        (with_nan, "'3.bias' holds NaN or infinity in 1 of 3"),
-        ([1, 2], "holds no state_dict"),
-        ({"state_dict": 3}, "holds no state_dict"),
-        (network(), "cannot read .* as weights"),
-    ]
-    for number, (content, message) in enumerate(cases):
-        path = saved(tmp_path / f"{number}.pt", content)
-        with pytest.raises(EmomcError, match=message):
-            load_checkpoint(network(), path)
-
-
-@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 cut off", b"\x80\x02}q\x00."])
-def test_files_that_are_no_weights(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "weights.pt"
-    path.write_bytes(content)
-    with pytest.raises(EmomcError, match=r"weights\.pt"):
-        load_checkpoint(network(), path)
-
-
-def test_a_truncated_checkpoint(tmp_path: Path) -> None:
-    path = saved(tmp_path / "weights.pt", network().state_dict())
-    whole = path.read_bytes()
-    for length in (1, 10, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(EmomcError, match="cannot read"):
-            load_checkpoint(network(), path)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # torch remarks on protocols that the damage makes up
-def test_damaged_checkpoints_load_or_are_refused(tmp_path: Path) -> None:
-    legacy, modern = tmp_path / "legacy.pt", saved(tmp_path / "modern.pt", network().state_dict())
-    torch.save(network().state_dict(), legacy, _use_new_zipfile_serialization=False)
-    rng, refused = np.random.default_rng(0), set()
-    for path in (legacy, modern):
-        whole = path.read_bytes()
-        for _ in range(150):
-            damaged = bytearray(whole)
-            for position in rng.integers(len(whole), size=rng.integers(1, 4)):
-                damaged[position] = rng.integers(256)
-            path.write_bytes(damaged[: rng.integers(1, len(whole) + 1)] if rng.random() < 0.2 else damaged)
-            try:
-                load_checkpoint(network(), path)
-            except EmomcError:
-                refused.add(path)
-    assert refused == {legacy, modern}
-
-
-def test_a_missing_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(EmomcError, match="there is no checkpoint"):
-        load_checkpoint(network(), tmp_path / "none.pt")
-
-
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
-    class Payload:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return Path.touch, (tmp_path / "touched",)  # type: ignore[return-value]
-
-    path = saved(tmp_path / "weights.pt", {"0.weight": Payload()})
-    with pytest.raises(EmomcError, match="cannot read"):
-        load_checkpoint(network(), path)
-    assert not (tmp_path / "touched").exists()

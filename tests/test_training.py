@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from emomc.accuracy.splits import Normalisation, Split
@@ -31,8 +29,6 @@ from emomc.training import (
     recovery_recipe,
     zero_masks,
 )
-from emomc.training.augment import augment, cut_mix
-from emomc.training.loss import Loss, Pasted
 from emomc.training.precision import chosen_precision
 
 STEPS = Budget(steps=12)
@@ -290,18 +286,6 @@ def test_one_image_is_enough_unless_it_has_to_be_normalised() -> None:
         fit(module, images(), replace(RECIPE, batch=1), STEPS)
 
 
-@pytest.mark.parametrize("change", [{"shift": 1}, {"flip": True}, {"cutmix": 0.5}])
-def test_only_images_are_augmented(change: dict[str, Any]) -> None:
-    module, sequences = (
-        nn.Sequential(nn.Flatten(), nn.Linear(20, 4)),
-        Split(torch.rand(16, 2, 10), torch.arange(16) % 4),
-    )
-    plain = replace(RECIPE, augmentation=Augmentation())
-    assert fit(module, sequences, plain, STEPS).progress.steps == 12
-    with pytest.raises(EmomcError, match=r"shape \(16, 2, 10\).*shift, flip and cutmix need images of 4 axes"):
-        fit(module, sequences, replace(plain, augmentation=Augmentation(**change)), STEPS)
-
-
 def pruned() -> nn.Module:
     module = network()
     with torch.no_grad():
@@ -356,103 +340,6 @@ def test_statistics_of_batch_norms_are_kept_where_zeros_are_and_follow_elsewhere
 def test_recovery_pastes_images_together_only_where_training_changes_them() -> None:
     assert recovery_recipe(Recipe()).augmentation == Augmentation()
     assert recovery_recipe(RECIPE).augmentation == Augmentation(shift=1, flip=True, cutmix=1.0)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 4), st.integers(0, 3), st.booleans(), st.integers(3, 6), st.integers(2, 5), st.integers(0, 99))
-def test_augmentation_shows_every_image_shifted_or_mirrored(
-    n: int, shift: int, flip: bool, height: int, width: int, seed: int
-) -> None:
-    original = torch.randint(1, 255, (n, 2, height, width), generator=torch.Generator().manual_seed(seed))
-    result = augment(original, Augmentation(shift, flip), torch.Generator().manual_seed(seed))
-    assert result.shape == original.shape
-    for before, after in zip(original, result, strict=True):
-        candidates = []
-        for dy in range(-shift, shift + 1):
-            for dx in range(-shift, shift + 1):
-                moved = torch.zeros_like(before)
-                for y in range(height):
-                    for x in range(width):
-                        if 0 <= y + dy < height and 0 <= x + dx < width:
-                            moved[:, y, x] = before[:, y + dy, x + dx]
-                candidates += [moved, moved.flip(2)] if flip else [moved]
-        assert any(torch.equal(after, candidate) for candidate in candidates)
-
-
-def test_augmentation_uses_every_shift_and_both_directions() -> None:
-    picture = torch.arange(1, 10).reshape(1, 1, 3, 3).repeat(400, 1, 1, 1)
-    found = augment(picture, Augmentation(1, True), torch.Generator().manual_seed(0))
-    assert len({tuple(image.flatten().tolist()) for image in found}) == 18
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 7), st.integers(1, 7), st.floats(0, 1), st.integers(0, 99))
-def test_cutmix_pastes_rectangles_of_the_partner(n: int, height: int, width: int, share: float, seed: int) -> None:
-    original = torch.arange(n * 2 * height * width).reshape(n, 2, height, width)
-    mixed, partners, areas = cut_mix(original, share, torch.Generator().manual_seed(seed))
-    assert sorted(partners.tolist()) == list(range(n))
-    for image, before, partner, area in zip(mixed, original, original[partners], areas.tolist(), strict=True):
-        pasted = image[0] == partner[0]
-        assert torch.equal(image, torch.where(pasted, partner, before))
-        if not torch.equal(before, partner):
-            assert area == pytest.approx(float(pasted.float().mean()))
-            rows, columns = pasted.any(1), pasted.any(0)
-            assert torch.equal(pasted, rows[:, None] & columns[None, :])
-            assert all(int(line.diff().abs().sum()) <= 2 for line in (rows.int(), columns.int()))
-
-
-def test_cutmix_reaches_the_share_of_images_that_is_asked_for() -> None:
-    pictures = torch.zeros(4000, 1, 16, 16, dtype=torch.uint8)
-    areas = cut_mix(pictures, 0.25, torch.Generator().manual_seed(0))[2]
-    assert 0.22 < float((areas > 0).float().mean()) < 0.26  # the smallest rectangles are below a pixel
-    assert float(areas.max()) > 0.8
-    assert not cut_mix(pictures, 0.0, torch.Generator().manual_seed(0))[2].any()
-
-
-def test_pasted_labels_count_by_area() -> None:
-    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
-    targets, others = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([1, 1, 0, 2, 0])
-    areas = torch.tensor([0.0, 0.3, 1.0, 0.5, 0.9])
-    wanted = torch.zeros(5, 3, dtype=torch.float64)
-    for row, (own, other, area) in enumerate(zip(targets, others, areas.tolist(), strict=True)):
-        wanted[row, own] += 1 - area
-        wanted[row, other] += area
-    expected = -(wanted * torch.log_softmax(logits, 1)).sum(1).mean()
-    found = Loss(Recipe(), targets, None, Pasted(others, areas))(logits)
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_the_loss_is_labels_and_teacher_in_the_shares_given() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits, teacher = torch.randn(2, 5, 3, generator=generator).double()
-    targets = torch.tensor([0, 1, 2, 0, 1])
-    recipe = Recipe(distillation=0.25, temperature=3.0, label_smoothing=0.1)
-    p, q = torch.softmax(teacher / 3, 1), torch.softmax(logits / 3, 1)
-    expected_teacher = 9 * (p * (p / q).log()).sum(1).mean()
-    smooth = torch.full((5, 3), 0.1 / 3, dtype=torch.float64)
-    smooth[torch.arange(5), targets] += 0.9
-    expected_labels = -(smooth * torch.log_softmax(logits, 1)).sum(1).mean()
-    expected = 0.75 * expected_labels + 0.25 * expected_teacher
-    assert float(Loss(recipe, targets, teacher)(logits)) == pytest.approx(float(expected), rel=1e-5)
-    assert float(Loss(recipe, targets)(logits)) == pytest.approx(float(expected_labels), rel=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(5,), (5, 2), (5, 2, 3)])
-def test_values_that_are_predicted_have_squared_errors(shape: tuple[int, ...]) -> None:
-    outputs, targets, others, teacher = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
-    recipe = Recipe(distillation=0.25, temperature=3.0, label_smoothing=0.1)
-    assert torch.allclose(Loss(recipe, targets)(outputs), ((outputs - targets) ** 2).mean())
-    expected = 0.75 * ((outputs - targets) ** 2).mean() + 0.25 * ((outputs - teacher) ** 2).mean()
-    assert torch.allclose(Loss(recipe, targets, teacher)(outputs), expected)
-    areas = torch.tensor([0.0, 0.3, 1.0, 0.5, 0.9])
-    found = Loss(recipe, targets, None, Pasted(others, areas))(outputs)
-    whole = [
-        (1 - area) * (o - t).square().mean() + area * (o - p).square().mean()
-        for o, t, p, area in zip(outputs, targets, others, areas, strict=True)
-    ]
-    assert torch.allclose(found, torch.stack(whole).mean())
-    with pytest.raises(EmomcError, match="give targets in the shape of the outputs"):
-        Loss(recipe, targets[:, None])(outputs)
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, recovery_recipe(RECIPE)], ids=["targets", "teacher"])
