@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from emomc.accuracy.link import from_link, to_link
-from emomc.accuracy.predictor import AdditivePredictor, rank_correlation
-from emomc.accuracy.predictor_choice import ChosenPredictor, default_predictors
+from emomc.accuracy.predictor import AdditivePredictor, Predictor, rank_correlation
+from emomc.accuracy.predictor_choice import ChosenPredictor, _lead, _ranked, default_predictors
 from emomc.accuracy.predictor_corrected import CorrectedPredictor
 from emomc.accuracy.predictor_learned import LearnedPredictor, gaussian_process, ridge, trees
+from emomc.accuracy.predictor_twice import TwiceCorrectedPredictor
 from emomc.genome import Gene, SearchSpace
 
 SPACE = SearchSpace.full(
@@ -60,16 +61,18 @@ def test_sampling_variance_of_the_link_is_that_of_repeated_measurements() -> Non
     assert told == pytest.approx(spread, rel=0.15)
 
 
-def made(kind: str) -> AdditivePredictor | CorrectedPredictor | LearnedPredictor:
+def made(kind: str) -> Predictor:
     if kind == "additive":
         return AdditivePredictor(SPACE, believed(), DENSE)
     if kind == "corrected":
         return CorrectedPredictor(SPACE, believed(), DENSE)
+    if kind == "corrected twice":
+        return TwiceCorrectedPredictor(SPACE, believed(), DENSE)
     regressor = {"ridge": ridge, "gaussian process": gaussian_process, "trees": trees}[kind]()
     return LearnedPredictor(SPACE, believed(), DENSE, None, regressor)
 
 
-LEARNING = ("corrected", "ridge", "gaussian process", "trees")
+LEARNING = ("corrected", "corrected twice", "ridge", "gaussian process", "trees")
 
 
 @pytest.mark.parametrize("kind", LEARNING)
@@ -107,6 +110,28 @@ def test_distances_teach_more_than_counted_errors() -> None:
     assert taus[1] > taus[0]
 
 
+def test_errors_tell_which_layers_distances_cost_most() -> None:
+    """Distances are exact but say nothing of what they cost, which differs by layer: both have to be learned."""
+    rng, samples = np.random.default_rng(2), 2000
+    cost = np.exp(np.array([0.8, -0.8, 0.8, -0.8, 0.8, -0.8]))
+
+    def lost(rows: Integers) -> Doubles:
+        parts = (believed() * cost[:, None, None])[(np.arange(6)[None, :], *np.moveaxis(SPACE.split(rows), 2, 0))]
+        return from_link(np.log(parts.sum(axis=1)), DENSE)
+
+    told = believed() * np.exp(np.array([1.5, 1.5, -1.5, -1.5, 1.0, -1.0]))[:, None, None]
+    far = believed()
+    seen, unseen = networks(60, 11), networks(300, 12)
+    counted = DENSE + rng.binomial(samples, lost(seen) - DENSE) / samples
+    distances = far[(np.arange(6)[None, :], *np.moveaxis(SPACE.split(seen), 2, 0))].sum(axis=1)
+    taus = []
+    for kind in (CorrectedPredictor, TwiceCorrectedPredictor):
+        predictor = kind(SPACE, told, DENSE, samples)
+        predictor.fit(seen, counted, distances)
+        taus.append(rank_correlation(predictor.predict(unseen)[0], lost(unseen)))
+    assert taus[1] > max(taus[0] + 0.02, 0.93)
+
+
 def test_the_corrected_table_comes_closer_to_the_truth() -> None:
     predictor, seen = CorrectedPredictor(SPACE, believed(), DENSE), networks(100, 5)
     predictor.fit(seen, errors(seen))
@@ -129,7 +154,7 @@ class Fixed:
 def test_the_one_that_ranked_best_before_measuring_is_used() -> None:
     rows = networks(60, 6)
     others = {"right": Fixed(1), "wrong": Fixed(-1)}
-    chosen = ChosenPredictor(CorrectedPredictor(SPACE, believed(), DENSE), others, DENSE)
+    chosen = ChosenPredictor(TwiceCorrectedPredictor(SPACE, believed(), DENSE), others, DENSE)
     assert chosen.name == "corrected"
     for stop in range(8, 61, 8):
         chosen.fit(rows[:stop], errors(rows[:stop]))
@@ -138,6 +163,47 @@ def test_the_one_that_ranked_best_before_measuring_is_used() -> None:
     mean, spread = chosen.predict(rows)
     assert np.array_equal(mean, Fixed(1).predict(rows)[0])
     assert np.all(spread < 0.3)  # it was never off, so it is believed more than it claims
+
+
+class Noisy:
+    """Right but for noise of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def fit(self, genomes: Integers, errors: Doubles, distances: Doubles | None = None) -> None: ...
+
+    def predict(self, genomes: Integers) -> tuple[Doubles, Doubles]:
+        return errors(genomes) + self._rng.normal(0, 0.1, len(genomes)), np.full(len(genomes), 0.1)
+
+
+def test_a_predictor_that_was_luckier_is_not_taken_for_a_better_one() -> None:
+    """Nine others just as good: the luckiest of them ranks better, by what luck explains."""
+    ahead = changed = 0
+    for trial in range(20):
+        others = {f"other {number}": Noisy(100 * trial + number) for number in range(9)}
+        chosen = ChosenPredictor(TwiceCorrectedPredictor(SPACE, believed(), DENSE), others, DENSE)
+        chosen._predictors["corrected"] = Noisy(100 * trial + 9)
+        chosen.fit(networks(30, trial), errors(networks(30, trial)))
+        ahead += max(chosen.rank_correlations.values()) > chosen.rank_correlations["corrected"] + 0.02
+        changed += chosen.name != "corrected"
+    assert ahead >= 15 and changed <= 1
+
+
+def test_a_lead_is_the_difference_of_rank_correlations_over_its_standard_error() -> None:
+    """Against the spread of the difference over many sets of networks."""
+    found, leads = [], []
+    for trial in range(400):
+        measured = errors(networks(40, trial))
+        predicted = [Noisy(2 * trial + number).predict(networks(40, trial))[0] for number in range(2)]
+        ranked = [_ranked(each, measured) for each in predicted]
+        difference = np.subtract(*(each.sum() / (40 * 39) for each in ranked))
+        assert difference == pytest.approx(np.subtract(*(rank_correlation(each, measured) for each in predicted)))
+        found.append(difference)
+        leads.append(_lead(*ranked))
+    assert np.std(leads) == pytest.approx(1, abs=0.15)  # standard errors are right on average
+    assert np.corrcoef(found, leads)[0, 1] > 0.95
+    assert _lead(np.ones((9, 9)), -np.ones((9, 9))) == np.inf and _lead(np.ones((9, 9)), np.ones((9, 9))) == 0
 
 
 class Half:
@@ -155,7 +221,7 @@ def test_spreads_are_calibrated_among_networks_of_similar_loss() -> None:
     """Off by two spreads where little is lost, by none where much is lost: neither factor may stand for both."""
     rows = networks(4000, 9)
     rows = np.concatenate([rows[errors(rows) < DENSE + 0.1][:30], rows[errors(rows) > DENSE + 0.7][:30]])
-    chosen = ChosenPredictor(CorrectedPredictor(SPACE, believed(), DENSE), {}, DENSE)
+    chosen = ChosenPredictor(TwiceCorrectedPredictor(SPACE, believed(), DENSE), {}, DENSE)
     chosen._predictors["corrected"] = Half()
     chosen.fit(rows, errors(rows))
     loss, (_, spread) = errors(rows) - DENSE, chosen.predict(rows)
@@ -169,7 +235,7 @@ def test_what_sampling_explains_does_not_count_against_a_prediction() -> None:
     exact = {"right": Fixed(1)}
     spreads = []
     for told in (samples, None):
-        chosen = ChosenPredictor(CorrectedPredictor(SPACE, believed(), DENSE), exact, DENSE, told)
+        chosen = ChosenPredictor(TwiceCorrectedPredictor(SPACE, believed(), DENSE), exact, DENSE, told)
         chosen._predictors["corrected"] = Exact()
         chosen.fit(rows, counted)
         spreads.append(chosen.predict(rows)[1].mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 
@@ -9,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.accuracy.predictor import AdditivePredictor, Predictor, rank_correlation, sampling_variance
-from emomc.accuracy.predictor_corrected import CorrectedPredictor
 from emomc.accuracy.predictor_learned import LearnedPredictor, gaussian_process, ridge, trees
+from emomc.accuracy.predictor_twice import TwiceCorrectedPredictor
 from emomc.genome import SearchSpace
 
 Doubles = NDArray[np.float64]
@@ -18,7 +19,7 @@ Integers = NDArray[np.integer]
 
 _FEWEST = 12  # networks predicted and then measured, before predictors are told apart by them
 _RECENT = 64  # what was measured last counts: predictors get better as a search goes on
-_MARGIN = 0.01  # better by this, or the one before stays
+_CLEARLY = 3.0  # standard errors by which another predictor has to be better
 _WEIGHT = 4  # measured networks that the claim of a spread counts as
 _NEAR = 0.7  # ratio of predicted losses, as a logarithm, over which networks tell of each other's spread
 _FARTHEST = 4.0  # spreads that a single network can be off
@@ -29,7 +30,9 @@ class ChosenPredictor:
     """Several predictors side by side.
 
     Whenever it is fitted, each predictor first predicts what is new; only then all of them learn it. So every network
-    is a fresh test of all of them (prequential: Dawid 1984). The spread is scaled by how far predictions of networks
+    is a fresh test of all of them (prequential: Dawid 1984). Another predictor is used once it has ranked better beyond
+    doubt, not at once: few networks tell little, and as those are measured of which the predictor in use hopes most, it
+    is the one that they disappoint. The spread is scaled by how far predictions of networks
     with about the same loss were off, measured in their spreads and less what sampling explains: a predictor can be
     too sure of networks that lose little and not sure enough of the others.
 
@@ -40,7 +43,7 @@ class ChosenPredictor:
 
     def __init__(
         self,
-        corrected: CorrectedPredictor,
+        corrected: TwiceCorrectedPredictor,
         others: Mapping[str, Predictor],
         dense_error: float,
         samples: int | None = None,
@@ -103,9 +106,10 @@ class ChosenPredictor:
         measured = np.array(self._measured)
         means = {name: np.array(rows)[:, 0] for name, rows in self._predicted.items()}
         self.rank_correlations = {name: rank_correlation(mean, measured) for name, mean in means.items()}
-        recent = {name: rank_correlation(mean[-_RECENT:], measured[-_RECENT:]) for name, mean in means.items()}
-        best = max(recent, key=lambda name: np.nan_to_num(recent[name], nan=-1.0))
-        if recent[best] > np.nan_to_num(recent[self.name], nan=-1.0) + _MARGIN:
+        ranked = {name: _ranked(mean[-_RECENT:], measured[-_RECENT:]) for name, mean in means.items()}
+        leads = {name: _lead(ranked[name], ranked[self.name]) for name in ranked if name != self.name}
+        best = max(leads, key=lambda name: leads[name], default=self.name)
+        if leads.get(best, 0.0) > _CLEARLY:
             self.name = best
 
     def _calibration(self, mean: Doubles) -> Doubles:
@@ -125,13 +129,35 @@ class ChosenPredictor:
         return np.asarray(np.log(np.maximum(errors - self._dense, least)))
 
 
+def _ranked(predicted: Doubles, measured: Doubles) -> Doubles:
+    """Whether each pair of networks is ranked rightly (1), wrongly (-1) or not at all (0), shape ``(n, n)``."""
+    return np.asarray(np.sign(np.subtract.outer(predicted, predicted) * np.subtract.outer(measured, measured)))
+
+
+def _lead(one: Doubles, other: Doubles) -> float:
+    """By how many of its standard errors the rank correlation of one predictor is above that of another.
+
+    The difference is a mean over pairs of networks, whose variance is 4 / n times that of the networks' own means
+    (Hoeffding 1948).
+
+    Args:
+        one: pairs as ``_ranked`` has them.
+        other: those of the other predictor.
+    """
+    each = (one - other).sum(axis=1) / (len(one) - 1)
+    error = 2 * float(each.std(ddof=1)) / math.sqrt(len(each))
+    if error == 0:  # each network says the same
+        return math.copysign(math.inf, each[0]) if each[0] else 0.0
+    return float(each.mean()) / error
+
+
 def default_predictors(
     space: SearchSpace, sensitivities: Doubles, dense_error: float, samples: int | None
 ) -> ChosenPredictor:
     """The additive predictor, its corrected form, which goes first, and regressors on what the additive one leaves."""
     given = (space, sensitivities, dense_error, samples)
     return ChosenPredictor(
-        CorrectedPredictor(*given),
+        TwiceCorrectedPredictor(*given),
         {
             "additive": AdditivePredictor(space, sensitivities, dense_error),
             "ridge": LearnedPredictor(*given, ridge()),

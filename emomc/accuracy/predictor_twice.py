@@ -1,0 +1,55 @@
+"""Predicting with sensitivities that are corrected twice: by distances, then by errors.
+
+Measured distances are continuous and carry hardly any noise, so few networks tell the distance of any other within some
+percent. But what a distance costs in error differs: some layers move outputs where it decides a class, others where
+nothing depends on it. Errors tell this, with the noise of a count, once the distances are right.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emomc.accuracy.predictor_corrected import CorrectedPredictor
+from emomc.genome import SearchSpace
+
+Doubles = NDArray[np.float64]
+Integers = NDArray[np.integer]
+
+
+class TwiceCorrectedPredictor:
+    """Two corrections, one on top of the other; see the module."""
+
+    def __init__(self, space: SearchSpace, sensitivities: Doubles, dense_error: float, samples: int | None = None):
+        """Start unfitted.
+
+        Args:
+            space: the space of the genomes.
+            sensitivities: broadcast to ``(L, *space.shape)``.
+            dense_error: error of the uncompressed network.
+            samples: samples that errors are measured on; None where they are exact.
+        """
+        self._space, self._given, self._dense, self._samples = space, sensitivities, dense_error, samples
+        self._last = self._correcting(sensitivities)
+
+    @property
+    def table(self) -> Doubles:
+        """Corrected sensitivities, which broadcast to ``(L, *space.shape)``."""
+        return self._last.table
+
+    def fit(self, genomes: Integers, errors: Doubles, distances: Doubles | None = None) -> None:
+        """Learn from measured networks; without distances, by their errors alone."""
+        table = self._given
+        if distances is not None:
+            by_distance = self._correcting(table)
+            by_distance.fit(genomes, errors, distances)
+            table = by_distance.table
+        self._last = self._correcting(table)
+        self._last.fit(genomes, errors)
+
+    def predict(self, genomes: Integers) -> tuple[Doubles, Doubles]:
+        """Predicted error and half the width of its one-sigma interval."""
+        return self._last.predict(genomes)
+
+    def _correcting(self, table: Doubles) -> CorrectedPredictor:
+        return CorrectedPredictor(self._space, table, self._dense, self._samples)
