@@ -172,7 +172,7 @@ def test_the_callers_module_and_the_thread_count_are_left_as_they_were(setting: 
     torch.set_num_threads(2)
     evaluator = setting.evaluator(threads=1)
     evaluator.measure(setting.variants(2, 2, 0), "selection")
-    evaluator.probe(setting.variants(1, 1, 0))
+    evaluator.probe_layers(setting.variants(1, 1, 0))
     evaluator.finish(setting.variants(1, 1, 0), tmp_path / "network.emomc", HEADER, "test")
     evaluator.measure_dense("validation")
     with pytest.raises(AttributeError):
@@ -188,7 +188,7 @@ def test_measurements_do_not_depend_on_what_was_measured_before(setting: Setting
     alone = [setting.evaluator().measure(row, "selection") for row in rows]
     evaluator = setting.evaluator()
     for row in reversed(rows):
-        evaluator.probe(row)
+        evaluator.probe_layers(row)
         evaluator.finish(row, tmp_path / "network.emomc", HEADER, "test")
     for row, expected in reversed(list(zip(rows, alone, strict=True))):
         assert equal(evaluator.measure(row, "selection"), expected)
@@ -198,7 +198,7 @@ def test_dense_layers_are_the_dense_network(setting: Setting) -> None:
     """Nothing diverges; the file's half precision of what is not a layer is all that a measurement sees."""
     evaluator = setting.evaluator()
     everywhere = [DENSE] * len(setting.network.layers)
-    assert evaluator.probe(everywhere) == pytest.approx(0, abs=1e-9)
+    assert evaluator.probe_layers(everywhere).distance == pytest.approx(0, abs=1e-9)
     dense, stitched = evaluator.measure_dense("selection"), evaluator.measure(everywhere, "selection")
     assert dense.difference == dense.standard_error == 0
     assert stitched.loss == pytest.approx(dense.loss, rel=1e-2)
@@ -222,7 +222,7 @@ def centred(scores: torch.Tensor) -> torch.Tensor:
 def test_a_probe_compresses_its_layer_and_no_other(setting: Setting, layer: int) -> None:
     row = [DENSE] * 3
     row[layer] = setting.variants(0, 2, 0)[layer]
-    found = setting.evaluator(strengths=(0.0,)).probe(row)
+    found, loss = vars(setting.evaluator(strengths=(0.0,)).probe_layers(row)).values()
     module, target = copy.deepcopy(setting.module), setting.network.layers[layer]
     weight = decode_tensor(setting.bank.blob(layer, row[layer]), target.weight_shape).dequantize()
     with torch.no_grad():
@@ -230,6 +230,8 @@ def test_a_probe_compresses_its_layer_and_no_other(setting: Setting, layer: int)
         outputs = [network(setting.splits.calibration.inputs) for network in (setting.module, module)]
     assert found == pytest.approx(relative_squares(*map(centred, outputs)), rel=1e-3)
     assert found > 1e-4
+    dense, compressed = (top1(each, setting.splits.calibration.targets).mean() for each in outputs)
+    assert loss == pytest.approx(float(compressed - dense))
 
 
 def test_divergence_of_broken_outputs_is_infinite() -> None:
@@ -331,7 +333,7 @@ def test_quantized_activations_are_measured_as_the_decoded_file_quantizes_them(
     path, plain = tmp_path / "network.emomc", tmp_path / "plain.emomc"
     measured = evaluator.measure(variants, "test", widths)
     assert equal(measured, evaluator.finish(variants, path, HEADER, "test", widths))
-    assert evaluator.probe(variants, widths) == measured.distance
+    assert evaluator.probe_layers(variants, widths).distance == measured.distance
     decoded = load_network(read_network(path), type(setting.module))
     assert repr(decoded).count("InputQuantizer") == len(
         [
@@ -364,14 +366,14 @@ def test_copies_of_an_evaluator_quantize_alike(setting: Setting) -> None:
 def test_more_bits_of_activations_are_closer_to_the_dense_network(setting: Setting) -> None:
     row = [DENSE] * len(setting.network.layers)
     evaluator = setting.evaluator()
-    found = [evaluator.probe(row, inputs_of(setting, [bits])) for bits in (2, 4, 6, 8)]
+    found = [evaluator.probe_layers(row, inputs_of(setting, [bits])).distance for bits in (2, 4, 6, 8)]
     assert found == sorted(found, reverse=True) and found[0] > 20 * found[-1] > 0
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile"])
 def test_the_range_of_activations_is_a_setting(normed: Setting, method: str) -> None:
     row = normed.variants(0, 0, 0)
-    found = [normed.evaluator(activation_range=each).probe(row, [3, 3, 3]) for each in (method, "mse")]
+    found = [normed.evaluator(activation_range=each).probe_layers(row, [3, 3, 3]).distance for each in (method, "mse")]
     assert found[0] != found[1] and math.isfinite(found[0])
 
 
@@ -396,8 +398,8 @@ def test_a_regression_diverges_by_squares_relative_to_the_variance(normed: Setti
     with torch.no_grad():
         module.state_dict()[layer.weight].copy_(torch.from_numpy(weight))
         outputs = [network(splits.calibration.inputs) for network in (normed.module, module)]
-    assert evaluator.probe(row) == pytest.approx(relative_squares(*outputs), rel=1e-3)
-    assert evaluator.probe(row) > 1e-3 and evaluator.probe([DENSE] * 3) == 0
+    assert evaluator.probe_layers(row).distance == pytest.approx(relative_squares(*outputs), rel=1e-3)
+    assert evaluator.probe_layers(row).distance > 1e-3 and evaluator.probe_layers([DENSE] * 3).distance == 0
     measured = evaluator.measure(row, "selection")
     assert math.isnan(measured.loss) and measured.difference > 0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from emomc.accuracy.predictor import AdditivePredictor, rank_correlation, refined
-from emomc.accuracy.sensitivity import plan_probes, sensitivity_table
+from emomc.accuracy.sensitivity import loss_per_distance, plan_probes, sensitivity_table
 from emomc.compression import Bank
 from emomc.genome import BIT_WIDTH, PRUNE_RATIO, SHARED_VALUES, Gene, SearchSpace
 
@@ -94,6 +94,21 @@ def test_a_network_that_breaks_down_has_a_large_finite_sensitivity(bank: Bank) -
     probes = plan_probes(bank)
     table = sensitivity_table(bank, probes, [np.inf] * len(probes))
     assert np.all(np.isfinite(table)) and table.max() > 10
+
+
+def test_what_a_distance_costs_is_told_by_all_probes_together() -> None:
+    rng, distances = np.random.default_rng(0), np.geomspace(1e-3, 0.5, 200)
+    for cost in (0.1, 0.8):
+        losses = rng.binomial(256, cost * distances) / 256
+        assert loss_per_distance(distances.tolist(), losses.tolist(), 256) == pytest.approx(cost, rel=0.15)
+
+
+def test_what_a_distance_costs_is_the_usual_where_probes_tell_nothing() -> None:
+    assert loss_per_distance([], [], 100) == 0.5
+    assert loss_per_distance([1e-6, np.inf, np.nan], [0.0, np.nan, 0.2], 100) == pytest.approx(0.5, rel=1e-4)
+    assert 0 < loss_per_distance([0.5, 0.2], [-0.2, -0.1], 100) < 0.5  # better than dense: cheap, not a gain
+    far = loss_per_distance([50.0] * 100, [0.9] * 100, 256)  # wrong everywhere, at any distance
+    assert far == pytest.approx(0.9, rel=0.01)
 
 
 def test_a_restricted_space_is_probed_inside_itself(bank: Bank, tmp_path: Path) -> None:

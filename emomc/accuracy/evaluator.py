@@ -97,6 +97,19 @@ FAILED = Measurement(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan,
 
 
 @dataclass(frozen=True)
+class Probed:
+    """What compressing some layers does on the calibration split; no other split is used.
+
+    Attributes:
+        distance: from the dense network's output, as in `emomc.accuracy.divergence`.
+        loss: mean of (error - dense error).
+    """
+
+    distance: float
+    loss: float
+
+
+@dataclass(frozen=True)
 class _Change:
     """How far a network is from the dense one on the calibration split, and the strength it was corrected with."""
 
@@ -140,7 +153,8 @@ class Evaluator:
         self._dense_state = {key: value.detach().clone().to(self._device) for key, value in module.state_dict().items()}
         self._module = _fast_copy(module, self._device)
         self._weights: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
-        self._calibration = self._prepared(next(splits.calibration.batches(self.settings.calibration))[0])
+        inputs, targets = next(splits.calibration.batches(self.settings.calibration))
+        self._calibration, self._calibration_targets = self._prepared(inputs), targets.to(self._device)
         self._classes = is_classification(splits.calibration.targets)
         self._dense_errors: dict[str, torch.Tensor] = {}
         self._inputs: dict[str, InputDistribution] | None = None
@@ -168,13 +182,15 @@ class Evaluator:
         """
         with torch_threads(self.settings.threads):
             dense = self._dense_outcomes(split)
-            change = self._assemble(variants, activation_bits)
+            change, _ = self._assemble(variants, activation_bits)
             return self._count(self._module, split, dense, change)
 
-    def probe(self, variants: Sequence[int], activation_bits: Sequence[int] | None = None) -> float:
-        """Distance of a network from the dense one on the calibration split; no other split is used."""
+    def probe_layers(self, variants: Sequence[int], activation_bits: Sequence[int] | None = None) -> Probed:
+        """What a network with few compressed layers loses, told by the calibration split alone."""
         with torch_threads(self.settings.threads):
-            return self._assemble(variants, activation_bits, storable=False).distance
+            change, output = self._assemble(variants, activation_bits, storable=False)
+            errors, dense = (self._error(each, self._calibration_targets) for each in (output, self._dense_output))
+            return Probed(change.distance, float((errors - dense).double().mean()))
 
     def measure_dense(self, split: str) -> Measurement:
         """The dense network on a split."""
@@ -198,7 +214,7 @@ class Evaluator:
         """
         with torch_threads(self.settings.threads):
             dense = self._dense_outcomes(split)
-            change = self._assemble(variants, activation_bits)
+            change, _ = self._assemble(variants, activation_bits)
             blobs = {
                 layer.name: self._blob(index, int(variants[index])) for index, layer in enumerate(self._network.layers)
             }
@@ -261,8 +277,8 @@ class Evaluator:
 
     def _assemble(
         self, variants: Sequence[int], activation_bits: Sequence[int] | None, storable: bool = True
-    ) -> _Change:
-        """Stitch and correct in place, with the strength of least divergence."""
+    ) -> tuple[_Change, torch.Tensor]:
+        """Stitch and correct in place, with the strength of least divergence; also the calibration split's output."""
         grids = {} if activation_bits is None else self._grids(activation_bits)
         self._restore()
         state = self._module.state_dict()
@@ -278,12 +294,12 @@ class Evaluator:
             load_statistics(self._module, dense)
             output = correct_statistics(self._module, self._calibration, self._dense_statistics, strength)
             now = running_statistics(self._module, self._biased)
-            tried.append((self._change(output, strength), now))
-        change, statistics = min(tried, key=lambda entry: entry[0].divergence)
+            tried.append((self._change(output, strength), output, now))
+        change, output, statistics = min(tried, key=lambda entry: entry[0].divergence)
         load_statistics(self._module, statistics)
         if storable:
             make_storable(self._module, self._network)
-        return change
+        return change, output
 
     def _change(self, output: torch.Tensor, strength: float) -> _Change:
         apart = (self._dense_output, output, self._classes)

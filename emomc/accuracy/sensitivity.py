@@ -30,6 +30,7 @@ Doubles = NDArray[np.float64]
 PROBES_PER_CURVE = 5
 _FLOOR = 1e-12
 _CEILING = float(np.log(1e6))  # a network whose outputs are not finite is as far as any
+_USUAL_COST, _TRUSTED = 0.5, 20  # loss per distance of classifiers, and the samples that this is trusted as
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,23 @@ def sensitivity_table(bank: Bank, probes: Sequence[Probe], distances: Sequence[f
         rounded = distortions[layer] - pruned
         table[layer] += _along(rounded, [probes[i].distortion for i in known], measured[known])
     return space.spread(table.reshape(bank.distortions.shape), STORED)
+
+
+def loss_per_distance(distances: Sequence[float], losses: Sequence[float], samples: int) -> float:
+    """What a distance from the dense network's output costs in error, about: the mean of a posterior.
+
+    Losses of probes are counts of few samples, so they are pooled, and where there are hardly any, the usual cost of
+    classifiers stands.
+
+    Args:
+        distances: of the probes, where outputs that are as far as dense ones vary count as far as any.
+        losses: errors above the dense network's, of the same samples. Probes whose outputs are not finite do not count.
+        samples: that each probe was measured on.
+    """
+    far, lost = np.minimum(np.asarray(distances, dtype=np.float64), 1.0), np.asarray(losses, dtype=np.float64)
+    valid = np.isfinite(distances) & np.isfinite(lost)
+    events = max(float(lost[valid].sum()) * samples, 0.0)
+    return (events + _USUAL_COST * _TRUSTED) / (float(far[valid].sum()) * samples + _TRUSTED)
 
 
 def plan_activation_probes(space: SearchSpace) -> list[tuple[int, int]]:

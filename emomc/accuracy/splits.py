@@ -94,7 +94,7 @@ class Splits:
     """The four sets of a task; no image belongs to two of them.
 
     Attributes:
-        calibration: statistics, Hessians, correction strengths.
+        calibration: statistics, Hessians, correction strengths, probes of single layers (which count errors, too).
         selection: what the search sees.
         validation: predictor checks, choosing between runs.
         test: touched once, for the final front.

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 from emomc.accuracy.activations import ZERO_IMAGES, input_sparsity
 from emomc.accuracy.evaluator import DENSE, FAILED, Evaluator, Measurement, Settings
-from emomc.accuracy.sensitivity import activation_table, plan_activation_probes, plan_probes, sensitivity_table
+from emomc.accuracy.sensitivity import (
+    activation_table,
+    loss_per_distance,
+    plan_activation_probes,
+    plan_probes,
+    sensitivity_table,
+)
 from emomc.compression import CALIBRATED, Calibration
 from emomc.compression.bank import Bank
 from emomc.compression.networkfile import file_overhead
@@ -41,7 +47,7 @@ from emomc.search import Genomes
 Doubles = NDArray[np.float64]
 
 _VERSION = 4  # raise when a change to measuring makes stored measurements stale
-_MAY_FAIL = ("measure", "probe")  # a search goes on without some of these
+_MAY_FAIL = ("measure", "probe_layers")  # a search goes on without some of these
 _NO_NUMBER = "its error is not a finite number"
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)``: called as work gets done."""
@@ -59,7 +65,7 @@ class Session:
         network: its layers and graph.
         space: the search space.
         problem: the pymoo problem; its errors are measured on the selection split.
-        sensitivities: distance that each layer's variants cause alone; broadcasts to
+        sensitivities: error that each layer's variants cause alone, as far as their distances tell; broadcasts to
             ``(L, *space.shape)``.
         dense: the uncompressed network on the selection split.
         seconds_measuring: time spent on running networks, or on reading stored results.
@@ -223,8 +229,8 @@ class Session:
         widths = np.full((len(inputs), self.space.n_layers), UNQUANTIZED)
         widths[np.arange(len(inputs)), [layer for layer, _ in inputs]] = [bits for _, bits in inputs]
         dense = (DENSE,) * self.space.n_layers
-        jobs = [Job("probe", (tuple(row),)) for row in rows.tolist()]
-        jobs += [Job("probe", (dense, tuple(row))) for row in widths.tolist()]
+        jobs = [Job("probe_layers", (tuple(row),)) for row in rows.tolist()]
+        jobs += [Job("probe_layers", (dense, tuple(row))) for row in widths.tolist()]
         whole = Job("measure_dense", ("selection",))
         keys = [self._key(job) for job in (whole, *jobs)]
         assert self._store is not None
@@ -234,11 +240,13 @@ class Session:
         results = self.run_jobs(jobs, "probing layers")
         if not known and not any("failed" in result for result in results):
             write_start(cache_folder() / "starts", keys, dict(zip(keys, measured + results, strict=True)))
-        found = [result.get("distance", math.inf) for result in results]
-        table = sensitivity_table(self.bank, probes, found[: len(probes)])
+        far = [result.get("distance", math.inf) for result in results]
+        table = sensitivity_table(self.bank, probes, far[: len(probes)])
         if inputs:
-            table = table + activation_table(self.space, inputs, found[len(probes) :])
-        return Measurement(**measured[0]), table
+            table = table + activation_table(self.space, inputs, far[len(probes) :])
+        samples = min(self._settings.calibration, len(self.task.splits.calibration))
+        cost = loss_per_distance(far, [result.get("loss", math.inf) for result in results], samples)
+        return Measurement(**measured[0]), table * cost
 
     def run_jobs(self, jobs: Sequence[Job], what: str) -> list[dict[str, Any]]:
         """Results of jobs in their order, each stored as soon as it is made and taken from the store if it is there."""
@@ -261,7 +269,7 @@ class Session:
                 raise EmomcError(
                     f"{what}: {result.failed}. What was measured is kept; repeat the command to try again."
                 )
-            value = _as_dict(result)
+            value = asdict(result)
             self._store.put(names[number], value, f"{missing[names[number]].method} {missing[names[number]].arguments}")
             results[names[number]] = value
             done += 1
@@ -318,10 +326,6 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _as_dict(result: Any) -> dict[str, Any]:
-    return {"distance": result} if isinstance(result, float) else asdict(result)
 
 
 def _is_fraction(error: float) -> bool:

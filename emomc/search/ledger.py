@@ -22,8 +22,7 @@ class SearchTask:
 
     Attributes:
         problem: objectives, constraints and exact costs; its ``errors`` must not be called, measure instead.
-        sensitivities: distance that each layer's variant causes alone; broadcasts to
-            ``(L, *space.shape)``.
+        sensitivities: error that each layer's variant causes alone, about; broadcasts to ``(L, *space.shape)``.
         dense_error: error of the uncompressed network on the selection split.
         samples: size of the selection split; None where errors are exact.
         resolution: losses smaller than this are as good as none; a fifth of a percentage point by default.
