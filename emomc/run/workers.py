@@ -6,6 +6,7 @@ A job that ends its process, takes longer than it may, or runs out of memory yie
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import tempfile
@@ -81,10 +82,20 @@ def keep(evaluator: Evaluator, folder: Path) -> str:
 
     Returns:
         The path of the file, for `load` and `work`.
+
+    Raises:
+        EmomcError: the network or the error holds what no other process can be given.
     """
     path = folder / "evaluator.pickle"
     with path.open("wb") as stream:
-        cloudpickle.dump(evaluator, stream)
+        try:
+            cloudpickle.dump(evaluator, stream)
+        except (TypeError, pickle.PicklingError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise EmomcError(
+                f"the task cannot be sent to worker processes: {error}. Expected a network and an error that hold "
+                "plain data; open files, connections and the like inside the function that uses them."
+            ) from error
     return str(path)
 
 
