@@ -4,10 +4,12 @@ Four layers on handwritten digits with 16 choices each are 65,536 networks. Netw
 of their first layers, so that measuring all of them takes a minute; some are measured by a session again, to compare.
 The table of errors is stored, so that methods are compared without the network.
 
-    python -m benchmarks.search_enumerated --enumerate    # train, measure everything, store the table
     python -m benchmarks.search_enumerated                # all methods on the stored table
+    python -m benchmarks.search_enumerated --table NAME --enumerate    # train, measure everything, store another table
+    python -m benchmarks.search_enumerated --table NAME                # all methods on that one
 
-Results go to benchmarks/results/search_enumerated.npz and .json.
+Results go to benchmarks/results/NAME.npz and .json. The table "search_enumerated" is of pruning in the steps of its
+time; "search_enumerated_again" is of the same network as layers are compressed today.
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ class Table:
         energy: joules, shape ``(L, *space.shape)``.
         size: bytes, same shape.
         overhead: bytes that every file has.
-        sensitivities: distance that each choice of each layer causes alone, same shape.
+        sensitivities: error that each choice of each layer causes alone, about, same shape.
         dense_wrong: images that the uncompressed network gets wrong.
         images: images in all.
         reference: worst error, energy and size of interest.
@@ -277,11 +279,12 @@ def enumerate_space(path: Path) -> None:
 def main() -> None:
     """Enumerate the space, or run the methods over the seeds and write results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--enumerate", action="store_true", help="train and measure anew")
+    parser.add_argument("--table", default=NAME, metavar="NAME", help="the table and its results")
+    parser.add_argument("--enumerate", action="store_true", help="train, measure everything and store the table")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments = parser.parse_args()
-    path = RESULTS / f"{NAME}.npz"
+    path = RESULTS / f"{arguments.table}.npz"
     if arguments.enumerate:
         enumerate_space(path)
         return
@@ -292,7 +295,7 @@ def main() -> None:
         for seed in arguments.seeds:
             trace = spend(method, stored.task(), stored.readings, BUDGET, seed)
             found.append(curve(stored.task().problem, trace, seed, box_quality(front), BUDGET))
-        curves = in_order({**known_curves(NAME), method: found})
+        curves = in_order({**known_curves(arguments.table), method: found})
         results = {
             "networks": int(stored.space.size),
             "images": stored.images,
@@ -302,7 +305,7 @@ def main() -> None:
             "table": table(curves, SHOWN),
             "curves": curves,
         }
-        print(write_results(NAME, results), table({method: found}, SHOWN)[-1], flush=True)
+        print(write_results(arguments.table, results), table({method: found}, SHOWN)[-1], flush=True)
 
 
 if __name__ == "__main__":

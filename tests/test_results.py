@@ -76,7 +76,10 @@ def mean_quality(curves: list[dict[str, list[float]]], evaluations: int) -> floa
 
 
 def test_the_search_finds_nearly_all_of_known_fronts() -> None:
-    """Of three of the four proxies 97 % after 100 networks, of digits 99 % after 150; always more than the others."""
+    """Of three of the four proxies 97 % after 100 networks, of digits 99 % after 150; always more than the others.
+
+    Of the second table of digits, of layers as they are compressed today, it is 98 %.
+    """
     problems = json.loads((RESULTS / "search_proxies.json").read_text())["problems"]
     for name in ("plain", "additive", "coupled"):
         assert len(problems[name]["curves"]["emomc"]) == 5
@@ -84,7 +87,9 @@ def test_the_search_finds_nearly_all_of_known_fronts() -> None:
     digits = json.loads((RESULTS / "search_enumerated.json").read_text())
     assert len(digits["curves"]["emomc"]) == 5 and digits["networks"] >= 20_000
     assert mean_quality(digits["curves"]["emomc"], 150) >= 0.99
-    for found in (digits, *problems.values()):
+    again = json.loads((RESULTS / "search_enumerated_again.json").read_text())
+    assert mean_quality(again["curves"]["emomc"], 150) >= 0.98
+    for found in (digits, again, *problems.values()):
         assert set(found["curves"]) == set(METHODS)
         qualities = {method: mean_quality(curves, 100) for method, curves in found["curves"].items()}
         assert max(qualities, key=lambda method: qualities[method]) == "emomc"
@@ -110,13 +115,12 @@ def test_the_recipe_of_resnet20_reaches_the_published_error_in_fewer_epochs() ->
 
 
 def test_predictions_rank_networks_where_measurements_tell_them_apart() -> None:
-    """On 2,000 images Kendall's tau is 0.85 near the dense error, as wanted; over all 0.91, where 0.93 is wanted."""
+    """On 2,000 images Kendall's tau is at least 0.85 near the dense error and 0.93 over all, in each of five runs."""
     found = json.loads((RESULTS / "search_resnet20_full.json").read_text())
     assert found["images"] == 2000 and len(found["rank_correlation"]) == 5
     for each in found["rank_correlation"]:
         assert each["near"] >= 0.85
-        assert each["all"] >= 0.91
-        assert each["after 20"] >= 0.93
+        assert each["all"] >= 0.93
 
 
 def test_training_keeps_nine_tenths_of_a_plain_loops_speed_and_is_faster_in_its_own_precision() -> None:
