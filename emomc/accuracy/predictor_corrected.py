@@ -89,15 +89,35 @@ class _Curve:
 
 
 class CorrectedPredictor(LinkPredictor):
-    """Sensitivities, corrected choice by choice, through a link; see the module."""
+    """Sensitivities, corrected choice by choice, through a link; see the module.
 
-    def __init__(self, space: SearchSpace, sensitivities: Doubles, dense_error: float, samples: int | None = None):
+    Attributes:
+        curves: behind the sensitivities.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        sensitivities: Doubles,
+        dense_error: float,
+        samples: int | None = None,
+        curves: SensitivityCurves | None = None,
+    ):
+        """Start unfitted.
+
+        Args:
+            space: the space of the genomes.
+            sensitivities: broadcast to ``(L, *space.shape)``.
+            dense_error: error of the uncompressed network.
+            samples: samples that errors are measured on; None where they are exact.
+            curves: behind sensitivities; if not given, they are found, which takes a second.
+        """
         super().__init__(space, sensitivities, dense_error, samples)
         self._logs = np.zeros_like(self._given)  # of the factors
         self._curve = _Curve(np.zeros(0), np.zeros(0))
         self._prior = _Prior(0.5, _ALIKE[1], _DOUBT[0], 0.15)
         self._learned: tuple[_Point, Factor] | None = None
-        self._table_curves = SensitivityCurves.of(self._given.reshape(self._shape))
+        self.curves = curves or SensitivityCurves.of(self._given.reshape(self._shape))
         grid = np.stack(np.unravel_index(np.arange(self._given.shape[1]), self._shape[1:]), axis=1)
         self._near = np.exp(-np.abs(grid[:, None] - grid[None]).sum(axis=2) / _REACH)
 
@@ -116,7 +136,7 @@ class CorrectedPredictor(LinkPredictor):
             weights = cho_solve(self._factored(known, variance), rest)
             moved = self._moved(choices, known.pulls * weights[:, None])
             doubts = np.clip(self._prior.doubt**2 * weights @ known.rough, *_DOUBTS)
-            taken_back = np.tensordot(doubts, self._table_curves.roughness, axes=1)
+            taken_back = np.tensordot(doubts, self.curves.roughness, axes=1)
             self._logs = np.clip(self._prior.off**2 * moved - taken_back, -_MOST, _MOST)
             self._curve = _Curve(known.log_score, weights)
         known = self._at(choices)
@@ -166,10 +186,7 @@ class CorrectedPredictor(LinkPredictor):
         log_score = np.log(score)
         slope = 1 + (self._curve(log_score + _STEP) - self._curve(log_score - _STEP)) / (2 * _STEP)
         pulls = np.clip(slope, *_SLOPES)[:, None] * parts / score[:, None]
-        rough = [
-            -(pulls * np.take_along_axis(kind, choices.T, axis=1).T).sum(axis=1)
-            for kind in self._table_curves.roughness
-        ]
+        rough = [-(pulls * np.take_along_axis(kind, choices.T, axis=1).T).sum(axis=1) for kind in self.curves.roughness]
         return _Point(choices, log_score, pulls, np.stack(rough, axis=1))
 
     def _layered(self, some: _Point, others: _Point) -> Doubles:
@@ -183,7 +200,7 @@ class CorrectedPredictor(LinkPredictor):
 
     def _pointed(self, point: _Point) -> Doubles:
         """Derivative of the targets by what each point of each layer's curves is off, shape ``(n, L * points)``."""
-        parts = self._table_curves.parts[np.arange(point.choices.shape[1]), point.choices]
+        parts = self.curves.parts[np.arange(point.choices.shape[1]), point.choices]
         return np.asarray((point.pulls[:, :, None] * parts).reshape(len(parts), -1))
 
     def _moved(self, choices: Integers, pulls: Doubles) -> Doubles:
@@ -192,7 +209,7 @@ class CorrectedPredictor(LinkPredictor):
         return np.array(
             [
                 layer * pull.sum() + near * self._near[:, own] @ pull + points * parts @ (parts[own].T @ pull)
-                for own, pull, parts in zip(choices.T, pulls.T, self._table_curves.parts, strict=True)
+                for own, pull, parts in zip(choices.T, pulls.T, self.curves.parts, strict=True)
             ]
         )
 

@@ -29,8 +29,8 @@ class TwiceCorrectedPredictor:
             dense_error: error of the uncompressed network.
             samples: samples that errors are measured on; None where they are exact.
         """
-        self._space, self._given, self._dense, self._samples = space, sensitivities, dense_error, samples
-        self._last = self._correcting(sensitivities)
+        self._space, self._dense, self._samples = space, dense_error, samples
+        self._first = self._last = CorrectedPredictor(space, sensitivities, dense_error, samples)
 
     @property
     def table(self) -> Doubles:
@@ -39,17 +39,14 @@ class TwiceCorrectedPredictor:
 
     def fit(self, genomes: Integers, errors: Doubles, distances: Doubles | None = None) -> None:
         """Learn from measured networks; without distances, by their errors alone."""
-        table = self._given
+        self._first.fit(genomes, errors, distances)
+        self._last = self._first
         if distances is not None:
-            by_distance = self._correcting(table)
-            by_distance.fit(genomes, errors, distances)
-            table = by_distance.table
-        self._last = self._correcting(table)
-        self._last.fit(genomes, errors)
+            self._last = CorrectedPredictor(
+                self._space, self._first.table, self._dense, self._samples, self._first.curves
+            )
+            self._last.fit(genomes, errors)
 
     def predict(self, genomes: Integers) -> tuple[Doubles, Doubles]:
         """Predicted error and half the width of its one-sigma interval."""
         return self._last.predict(genomes)
-
-    def _correcting(self, table: Doubles) -> CorrectedPredictor:
-        return CorrectedPredictor(self._space, table, self._dense, self._samples)
