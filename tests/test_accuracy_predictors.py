@@ -14,6 +14,7 @@ from emomc.accuracy.predictor_choice import ChosenPredictor, _lead, _ranked, def
 from emomc.accuracy.predictor_corrected import CorrectedPredictor
 from emomc.accuracy.predictor_learned import LearnedPredictor, gaussian_process, ridge, trees
 from emomc.accuracy.predictor_twice import TwiceCorrectedPredictor
+from emomc.accuracy.sensitivity_curves import SensitivityCurves
 from emomc.genome import Gene, SearchSpace
 
 SPACE = SearchSpace.full(
@@ -130,6 +131,16 @@ def test_errors_tell_which_layers_distances_cost_most() -> None:
         predictor.fit(seen, counted, distances)
         taus.append(rank_correlation(predictor.predict(unseen)[0], lost(unseen)))
     assert taus[1] > max(taus[0] + 0.02, 0.93)
+
+
+def test_curves_behind_sensitivities_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes a second for a real network, and predictors are fitted after every round."""
+    find, found = SensitivityCurves.of, []
+    monkeypatch.setattr(SensitivityCurves, "of", lambda table: found.append(table) or find(table))
+    predictor, rows = TwiceCorrectedPredictor(SPACE, believed(), DENSE, 2000), networks(30, 13)
+    for stop in (10, 20, 30):
+        predictor.fit(rows[:stop], errors(rows[:stop]), truth(rows[:stop]))
+    assert len(found) == 1
 
 
 def test_the_corrected_table_comes_closer_to_the_truth() -> None:
