@@ -117,7 +117,7 @@ def test_taking_roughness_back_brings_the_table_nearer_to_the_truth(made: Made, 
     for doubted in (True, False):
         predictor = CorrectedPredictor(SPACE, told, DENSE)
         if not doubted:
-            predictor.curves = replace(predictor._table_curves, roughness=np.zeros((2, 10, 30)))
+            predictor.curves = replace(predictor.curves, roughness=np.zeros((2, 10, 30)))
         predictor.fit(genomes, from_link(np.log(losses), DENSE))
         off = np.log(predictor.table / truth)[truth >= np.median(truth)]
         left.append(float(off.std()))
