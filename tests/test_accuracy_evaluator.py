@@ -222,16 +222,16 @@ def centred(scores: torch.Tensor) -> torch.Tensor:
 def test_a_probe_compresses_its_layer_and_no_other(setting: Setting, layer: int) -> None:
     row = [DENSE] * 3
     row[layer] = setting.variants(0, 2, 0)[layer]
-    found, loss = vars(setting.evaluator(strengths=(0.0,)).probe_layers(row)).values()
+    probed = setting.evaluator(strengths=(0.0,)).probe_layers(row)
     module, target = copy.deepcopy(setting.module), setting.network.layers[layer]
     weight = decode_tensor(setting.bank.blob(layer, row[layer]), target.weight_shape).dequantize()
     with torch.no_grad():
         module.state_dict()[target.weight].copy_(torch.from_numpy(weight))
         outputs = [network(setting.splits.calibration.inputs) for network in (setting.module, module)]
-    assert found == pytest.approx(relative_squares(*map(centred, outputs)), rel=1e-3)
-    assert found > 1e-4
+    assert probed.distance == pytest.approx(relative_squares(*map(centred, outputs)), rel=1e-3)
+    assert probed.distance > 1e-4
     dense, compressed = (top1(each, setting.splits.calibration.targets).mean() for each in outputs)
-    assert loss == pytest.approx(float(compressed - dense))
+    assert probed.loss == pytest.approx(float(compressed - dense))
 
 
 def test_divergence_of_broken_outputs_is_infinite() -> None:

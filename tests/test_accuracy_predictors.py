@@ -68,7 +68,7 @@ def made(kind: str) -> Predictor:
     if kind == "corrected":
         return CorrectedPredictor(SPACE, believed(), DENSE)
     if kind == "corrected twice":
-        return TwiceCorrectedPredictor(SPACE, believed(), DENSE)
+        return TwiceCorrectedPredictor(CorrectedPredictor(SPACE, believed(), DENSE))
     regressor = {"ridge": ridge, "gaussian process": gaussian_process, "trees": trees}[kind]()
     return LearnedPredictor(SPACE, believed(), DENSE, None, regressor)
 
@@ -126,8 +126,8 @@ def test_errors_tell_which_layers_distances_cost_most() -> None:
     counted = DENSE + rng.binomial(samples, lost(seen) - DENSE) / samples
     distances = far[(np.arange(6)[None, :], *np.moveaxis(SPACE.split(seen), 2, 0))].sum(axis=1)
     taus = []
-    for kind in (CorrectedPredictor, TwiceCorrectedPredictor):
-        predictor = kind(SPACE, told, DENSE, samples)
+    once, first = (CorrectedPredictor(SPACE, told, DENSE, samples) for _ in range(2))
+    for predictor in (once, TwiceCorrectedPredictor(first)):
         predictor.fit(seen, counted, distances)
         taus.append(rank_correlation(predictor.predict(unseen)[0], lost(unseen)))
     assert taus[1] > max(taus[0] + 0.02, 0.93)
@@ -137,7 +137,7 @@ def test_curves_behind_sensitivities_are_found_once(monkeypatch: pytest.MonkeyPa
     """That takes a second for a real network, and predictors are fitted after every round."""
     find, found = SensitivityCurves.of, []
     monkeypatch.setattr(SensitivityCurves, "of", lambda table: found.append(table) or find(table))
-    predictor, rows = TwiceCorrectedPredictor(SPACE, believed(), DENSE, 2000), networks(30, 13)
+    predictor, rows = TwiceCorrectedPredictor(CorrectedPredictor(SPACE, believed(), DENSE, 2000)), networks(30, 13)
     for stop in (10, 20, 30):
         predictor.fit(rows[:stop], errors(rows[:stop]), truth(rows[:stop]))
     assert len(found) == 1
@@ -165,7 +165,7 @@ class Fixed:
 def test_the_one_that_ranked_best_before_measuring_is_used() -> None:
     rows = networks(60, 6)
     others = {"right": Fixed(1), "wrong": Fixed(-1)}
-    chosen = ChosenPredictor(TwiceCorrectedPredictor(SPACE, believed(), DENSE), others, DENSE)
+    chosen = ChosenPredictor(TwiceCorrectedPredictor(CorrectedPredictor(SPACE, believed(), DENSE)), others, DENSE)
     assert chosen.name == "corrected"
     for stop in range(8, 61, 8):
         chosen.fit(rows[:stop], errors(rows[:stop]))
@@ -193,7 +193,7 @@ def test_a_predictor_that_was_luckier_is_not_taken_for_a_better_one() -> None:
     ahead = changed = 0
     for trial in range(20):
         others = {f"other {number}": Noisy(100 * trial + number) for number in range(9)}
-        chosen = ChosenPredictor(TwiceCorrectedPredictor(SPACE, believed(), DENSE), others, DENSE)
+        chosen = ChosenPredictor(TwiceCorrectedPredictor(CorrectedPredictor(SPACE, believed(), DENSE)), others, DENSE)
         chosen._predictors["corrected"] = Noisy(100 * trial + 9)
         chosen.fit(networks(30, trial), errors(networks(30, trial)))
         ahead += max(chosen.rank_correlations.values()) > chosen.rank_correlations["corrected"] + 0.02
@@ -232,7 +232,7 @@ def test_spreads_are_calibrated_among_networks_of_similar_loss() -> None:
     """Off by two spreads where little is lost, by none where much is lost: neither factor may stand for both."""
     rows = networks(4000, 9)
     rows = np.concatenate([rows[errors(rows) < DENSE + 0.1][:30], rows[errors(rows) > DENSE + 0.7][:30]])
-    chosen = ChosenPredictor(TwiceCorrectedPredictor(SPACE, believed(), DENSE), {}, DENSE)
+    chosen = ChosenPredictor(TwiceCorrectedPredictor(CorrectedPredictor(SPACE, believed(), DENSE)), {}, DENSE)
     chosen._predictors["corrected"] = Half()
     chosen.fit(rows, errors(rows))
     loss, (_, spread) = errors(rows) - DENSE, chosen.predict(rows)
@@ -246,7 +246,9 @@ def test_what_sampling_explains_does_not_count_against_a_prediction() -> None:
     exact = {"right": Fixed(1)}
     spreads = []
     for told in (samples, None):
-        chosen = ChosenPredictor(TwiceCorrectedPredictor(SPACE, believed(), DENSE), exact, DENSE, told)
+        chosen = ChosenPredictor(
+            TwiceCorrectedPredictor(CorrectedPredictor(SPACE, believed(), DENSE)), exact, DENSE, told
+        )
         chosen._predictors["corrected"] = Exact()
         chosen.fit(rows, counted)
         spreads.append(chosen.predict(rows)[1].mean())

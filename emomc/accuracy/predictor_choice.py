@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.accuracy.predictor import AdditivePredictor, Predictor, rank_correlation, sampling_variance
+from emomc.accuracy.predictor_corrected import CorrectedPredictor
 from emomc.accuracy.predictor_learned import LearnedPredictor, gaussian_process, ridge, trees
 from emomc.accuracy.predictor_twice import TwiceCorrectedPredictor
 from emomc.genome import SearchSpace
@@ -157,7 +158,7 @@ def default_predictors(
     """The additive predictor, its corrected form, which goes first, and regressors on what the additive one leaves."""
     given = (space, sensitivities, dense_error, samples)
     return ChosenPredictor(
-        TwiceCorrectedPredictor(*given),
+        TwiceCorrectedPredictor(CorrectedPredictor(*given)),
         {
             "additive": AdditivePredictor(space, sensitivities, dense_error),
             "ridge": LearnedPredictor(*given, ridge()),

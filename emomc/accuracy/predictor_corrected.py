@@ -126,6 +126,10 @@ class CorrectedPredictor(LinkPredictor):
         """Corrected sensitivities, which broadcast to ``(L, *space.shape)``."""
         return (self._given * np.exp(self._logs)).reshape(self._shape)
 
+    def on_top(self) -> CorrectedPredictor:
+        """An unfitted predictor that corrects what this one has corrected; the curves stay those that were found."""
+        return CorrectedPredictor(self._space, self.table, self._dense, self._samples, self.curves)
+
     def _learn(self, choices: Integers, target: Doubles, variance: Doubles) -> None:
         self._logs, self._curve = np.zeros_like(self._given), _Curve(np.zeros(0), np.zeros(0))
         for step in range(_STEPS):

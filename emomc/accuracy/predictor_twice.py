@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emomc.accuracy.predictor_corrected import CorrectedPredictor
-from emomc.genome import SearchSpace
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.integer]
@@ -20,17 +19,13 @@ Integers = NDArray[np.integer]
 class TwiceCorrectedPredictor:
     """Two corrections, one on top of the other; see the module."""
 
-    def __init__(self, space: SearchSpace, sensitivities: Doubles, dense_error: float, samples: int | None = None):
+    def __init__(self, first: CorrectedPredictor) -> None:
         """Start unfitted.
 
         Args:
-            space: the space of the genomes.
-            sensitivities: broadcast to ``(L, *space.shape)``.
-            dense_error: error of the uncompressed network.
-            samples: samples that errors are measured on; None where they are exact.
+            first: learns from distances.
         """
-        self._space, self._dense, self._samples = space, dense_error, samples
-        self._first = self._last = CorrectedPredictor(space, sensitivities, dense_error, samples)
+        self._first = self._last = first
 
     @property
     def table(self) -> Doubles:
@@ -42,9 +37,7 @@ class TwiceCorrectedPredictor:
         self._first.fit(genomes, errors, distances)
         self._last = self._first
         if distances is not None:
-            self._last = CorrectedPredictor(
-                self._space, self._first.table, self._dense, self._samples, self._first.curves
-            )
+            self._last = self._first.on_top()
             self._last.fit(genomes, errors)
 
     def predict(self, genomes: Integers) -> tuple[Doubles, Doubles]:
