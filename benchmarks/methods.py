@@ -25,6 +25,7 @@ from emomc.search import STRATEGIES, Ledger, SearchTask, Strategy
 from emomc.search.coordinates import Coordinates
 from emomc.search.front import pick_spread
 from emomc.search.ledger import Readings, Request
+from emomc.search.reported import reported_front
 
 Doubles = NDArray[np.float64]
 Genomes = NDArray[np.int64]
@@ -41,11 +42,13 @@ class Trace:
         genomes: shape ``(n, n_var)``.
         errors: measured, ``(n,)``.
         predicted: errors predicted before measuring, ``(n,)``; NaN where nothing was predicted.
+        reported: genomes of the front that a session would report, shape ``(k, n_var)``.
     """
 
     genomes: Genomes
     errors: Doubles
     predicted: Doubles
+    reported: Genomes
 
 
 def spend(
@@ -69,11 +72,13 @@ def spend(
         errors.append(found.errors if isinstance(found, Readings) else found)
         return found
 
-    METHODS[method](task, Ledger(task, budget, record), seed)
+    ledger = Ledger(task, budget, record)
+    METHODS[method](task, ledger, seed)
     return Trace(
         np.concatenate([request.genomes for request in requests]),
         np.concatenate(errors),
         np.concatenate([request.predicted for request in requests]),
+        ledger.genomes[reported_front(task, ledger)],
     )
 
 

@@ -4,9 +4,10 @@
 
 So that 2,000 evaluations fit into half an hour of one core, a network is measured on 256 selection images, with one
 strength of statistics correction on 64 images. All methods share one session, so that no network is measured twice.
-Of thousands of networks measured on few images, the luckiest look best. So the front that each method ends with is
-measured again on 1,000 validation images that no method has seen. So are all networks that emomc measured with the
-first seed: they tell how well predictions, distances and the counts on 256 images themselves rank networks.
+Of thousands of networks measured on few images, the luckiest look best. So the front that a session would report of
+each method is measured again on 1,000 validation images that no method has seen. So are all networks that emomc
+measured with the first seed: they tell how well predictions, distances and the counts on 256 images themselves rank
+networks.
 
     python -m benchmarks.search_resnet20 --full --methods emomc --seeds 0 1 2 3 4 --data FOLDER
 
@@ -34,7 +35,7 @@ from emomc.accuracy.predictor import rank_correlation
 from emomc.benchmarks.curves import curve, in_order, known_curves, table
 from emomc.benchmarks.environment import known, write_results
 from emomc.benchmarks.methods import METHODS, Trace, spend
-from emomc.search import SearchTask, front_of
+from emomc.search import SearchTask
 from emomc.search.ledger import Readings
 
 Doubles = NDArray[np.float64]
@@ -101,15 +102,15 @@ def qualities(session: emomc.Session, dense_error: float) -> dict[str, Callable[
 
 
 def on_unseen_images(session: emomc.Session, trace: Trace) -> dict[str, float | int]:
-    """A method's front by what it measured, and how good it is there and on validation images."""
-    values, violations = session.problem.values(trace.genomes, trace.errors)
-    front = front_of(values, violations)
-    unseen = values[front]
-    losses = [each.difference for each in session.measure(trace.genomes[front], "validation")]
+    """A method's front as a session reports it, and how good it is as measured and on validation images."""
+    errors = np.array([each.error for each in session.measure(trace.reported)])
+    values, _ = session.problem.values(trace.reported, errors)
+    losses = [each.difference for each in session.measure(trace.reported, "validation")]
+    unseen = values.copy()
     unseen[:, 0] = np.maximum(losses, 0.0)
-    found: dict[str, float | int] = {"networks": len(front)}
+    found: dict[str, float | int] = {"networks": len(values)}
     for name, quality in qualities(session, session.dense.error).items():
-        found[f"{name}, as measured"] = quality(values[front])
+        found[f"{name}, as measured"] = quality(values)
     for name, quality in qualities(session, dense_error=0.0).items():
         found[f"{name}, on unseen images"] = quality(unseen)
     return found
@@ -142,7 +143,7 @@ def ranks_on_unseen_images(session: emomc.Session, trace: Trace) -> dict[str, di
         "measured divergence": np.array([each.divergence for each in found]),
         "measured error": trace.errors,
     }
-    return {name: ranks(Trace(trace.genomes, unseen, values), 0.0) for name, values in told.items()}
+    return {name: ranks(replace(trace, errors=unseen, predicted=values), 0.0) for name, values in told.items()}
 
 
 def main() -> None:

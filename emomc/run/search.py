@@ -20,10 +20,9 @@ from emomc.problems.objectives import BUILT_IN, Batch
 from emomc.run.outcome import Evaluation, FrontPoint, column_name, write_front, write_history, write_summary
 from emomc.run.session import Session
 from emomc.run.workers import Job
-from emomc.search import STRATEGIES, Ledger, SearchTask, Strategy, front_of, hypervolume
-from emomc.search.coordinates import Coordinates
-from emomc.search.front import pick_spread
+from emomc.search import STRATEGIES, Ledger, SearchTask, Strategy, hypervolume
 from emomc.search.ledger import Readings, Request
+from emomc.search.reported import reported_front
 
 Doubles = NDArray[np.float64]
 
@@ -216,23 +215,8 @@ class Search:
         return paths, session.run_jobs(jobs, what)
 
     def front(self, ledger: Ledger) -> NDArray[np.int64]:
-        """Rows of the ledger, by ascending error.
-
-        A few hundred samples cannot tell small losses apart: of two networks with equal errors, only the cheaper
-        would be left, however close to the dense network the other one is. So networks that no other beats in
-        distance from the dense network, which is measured too and continuous, are on the front as well.
-        """
-        values, violations = self._problem.values(ledger.genomes, ledger.errors)
-        is_error = np.array([each.measured for each in self._problem.objectives])
-        closeness = self._closeness(ledger)
-        by_closeness = np.where(is_error, closeness[:, None], values)
-        front = np.union1d(front_of(values, violations), front_of(by_closeness, violations))
-        front = front[np.lexsort((closeness[front], ledger.errors[front]))]
-        limit = self._session.options.points
-        if len(front) > limit:
-            coordinates = Coordinates.of(self._task)(values[front])
-            front = front[np.sort(pick_spread(coordinates, coordinates[:0], limit))]
-        return front
+        """Rows of the ledger, by ascending error: see `emomc.search.reported`."""
+        return reported_front(self._task, ledger, self._session.options.points)
 
     def _unmet(self, ledger: Ledger) -> list[dict[str, Any]]:
         """Constraints that the network closest to meeting all of them breaks: name, unit, limit and its value."""
@@ -251,13 +235,6 @@ class Search:
             for each, excess in zip(self._problem.constraints, closest, strict=True)
             if excess > 0
         ]
-
-    def _closeness(self, ledger: Ledger) -> Doubles:
-        """Distance of each network, ``(n,)``; those too small to have cost any network a sample count as equal."""
-        distance = np.array([measured.distance for measured in self._session.measure(ledger.genomes)])
-        dense = self._session.dense
-        visible = distance[ledger.errors > dense.error + 1.5 / dense.samples]
-        return np.maximum(distance, visible.min(initial=np.inf)) if len(visible) else np.zeros_like(distance)
 
     def summary(self, outcome: Outcome) -> dict[str, Any]:
         """What the run was, for ``summary.json``."""

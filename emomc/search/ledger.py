@@ -71,6 +71,8 @@ class Ledger:
             what does not change the network (the dataflow) is listed too.
         errors: their measured errors, ``(n,)``; NaN where measuring failed.
         distances: their measured distances, ``(n,)``; NaN where nothing tells them.
+        estimates: tells errors of the measured genomes, ``(n,)``, freed of sampling noise as far as the strategy can;
+            None where it cannot. They help to choose what is reported, and are not reported themselves.
         notes: what the strategy tells of itself, plain values; they go into the run's summary.
     """
 
@@ -90,6 +92,7 @@ class Ledger:
         self.genomes: Genomes = np.zeros((0, self._space.n_var), dtype=np.int64)
         self.errors: Doubles = np.zeros(0)
         self.distances: Doubles = np.zeros(0)
+        self.estimates: Callable[[], Doubles] | None = None
         self.notes: dict[str, Any] = {}
 
     def is_known(self, genomes: Genomes) -> NDArray[np.bool_]:

@@ -56,6 +56,7 @@ class Rounds:
         self.predictor = default_predictors(self.space, task.sensitivities, task.dense_error, task.samples)
         self.coordinates = Coordinates.of(task)
         self._rng = np.random.default_rng(seed)
+        ledger.estimates = self.estimates
         self._predicted_problem = task.problem.with_errors(lambda genomes: self.predictor.predict(genomes)[0])
 
     def stage(

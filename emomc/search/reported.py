@@ -1,0 +1,46 @@
+"""The front that a search reports: what no other network beats, on few samples as well."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emomc.search.coordinates import Coordinates
+from emomc.search.front import front_of, pick_spread
+from emomc.search.ledger import Ledger, SearchTask
+
+Doubles = NDArray[np.float64]
+
+
+def reported_front(task: SearchTask, ledger: Ledger, most: int | None = None) -> NDArray[np.int64]:
+    """Rows of a ledger, by ascending measured error.
+
+    Of many networks measured on few samples, those that were lucky beat better ones. So beside the networks that no
+    other beats in measured error are those that no other is believed to beat: in the error that the strategy estimates
+    from measurements and predictions; if it estimates none, in distance from the dense network, which is measured too
+    and continuous.
+
+    Args:
+        task: defines objectives and constraints.
+        ledger: what was measured.
+        most: rows wanted; more are thinned so that they stay spread out.
+    """
+    values, violations = task.problem.values(ledger.genomes, ledger.errors)
+    believed = _closeness(task, ledger) if ledger.estimates is None else ledger.estimates()
+    is_error = np.array([each.measured for each in task.problem.objectives])
+    by_belief = np.where(is_error, believed[:, None], values)
+    front = np.union1d(front_of(values, violations), front_of(by_belief, violations))
+    front = front[np.lexsort((believed[front], ledger.errors[front]))]
+    if most is not None and len(front) > most:
+        coordinates = Coordinates.of(task)(values[front])
+        front = front[np.sort(pick_spread(coordinates, coordinates[:0], most))]
+    return np.asarray(front)
+
+
+def _closeness(task: SearchTask, ledger: Ledger) -> Doubles:
+    """Distance of each network, ``(n,)``; those too small to have cost any network a sample count as equal."""
+    if task.samples is None:
+        return ledger.distances
+    visible = ledger.distances[ledger.errors > task.dense_error + 1.5 / task.samples]
+    nothing = np.where(np.isfinite(ledger.distances), 0.0, np.nan)
+    return np.maximum(ledger.distances, visible.min(initial=np.inf)) if len(visible) else nothing
