@@ -25,6 +25,7 @@ import emomc
 from emomc.problems.tasks.cache import cache_folder
 from emomc.run import startcache
 from emomc.run.outcome import COLUMNS, column_name
+from emomc.search import STRATEGIES, Ledger, SearchTask
 from emomc.search.two_stage import Schedule, two_stage
 from tests.searches import search
 
@@ -83,34 +84,45 @@ def test_search_spends_its_budget_on_different_networks(finished: tuple[Path, em
     assert hypervolumes[-1] > 0.5
 
 
-def test_the_front_is_all_that_is_not_beaten_in_error_or_in_distance(warm: Path) -> None:
+@pytest.mark.parametrize("strategy", ["two-stage", "published"])  # the second one predicts nothing
+def test_the_front_is_all_that_is_not_beaten_in_error_or_in_what_is_believed(strategy: str, warm: Path) -> None:
     """Against the history: what is measured is on the front, or a network there is no worse, in either sense."""
+    kept: list[Ledger] = []
+
+    def keeping(task: SearchTask, ledger: Ledger, seed: int) -> None:
+        kept.append(ledger)
+        STRATEGIES[strategy](task, ledger, seed)
+
     with emomc.Session(warm, replace(OPTIONS, points=1000), workers=1) as session:
-        outcome = emomc.run_search(session)
-        dense = session.dense
-        decoded = [session.space.decode(np.array(each.genome)) for each in outcome.evaluations]
-    visible = [e.distance for e in outcome.evaluations if e.error > dense.error + 1.5 / dense.samples]
-    alike = min(visible)  # closer networks than any that lost a sample count as equally close
-
-    def seen(error: float, distance: float, costs: dict[str, float]) -> list[tuple[float, ...]]:
-        exact = (costs["energy_joule"], costs["size_bytes"])
-        return [(error, *exact), (max(distance, alike), *exact)]
-
+        outcome = emomc.run_search(session, keeping)
+        dense, space = session.dense, session.space
     feasible = [each for each in outcome.evaluations if each.violation <= 0]
     assert feasible
-    assert len({each.genome for each in outcome.evaluations}) == BUDGET
-    measured = [seen(each.error, each.distance, each.objectives) for each in feasible]
-    front = [seen(p.selection_error, p.measurement.distance, p.objectives) for p in outcome.points]
-    for sense in (0, 1):  # error, distance
-        for network in measured:
+    if strategy == "two-stage":
+        assert kept[0].estimates is not None
+        estimates = dict(zip(map(tuple, kept[0].genomes.tolist()), kept[0].estimates(), strict=True))
+        believed = {each.genome: float(estimates[each.genome]) for each in feasible}
+        assert all(dense.error < each < 1 for each in believed.values())
+    else:  # closer networks than any that lost a sample count as equally close
+        visible = [e.distance for e in outcome.evaluations if e.error > dense.error + 1.5 / dense.samples]
+        believed = {each.genome: max(each.distance, min(visible)) for each in feasible}
+    measured = {}
+    for each in feasible:
+        costs = (each.objectives["energy_joule"], each.objectives["size_bytes"])
+        measured[each.genome] = [(each.error, *costs), (believed[each.genome], *costs)]
+    decoded = {each.genome: space.decode(np.array(each.genome)) for each in feasible}
+    reported = [point.configuration for point in outcome.points]
+    front = [seen for genome, seen in measured.items() if decoded[genome] in reported]
+    assert len(front) == len(outcome.points)
+    for sense in (0, 1):  # error, what is believed
+        for network in measured.values():
             assert any(all(a <= b for a, b in zip(point[sense], network[sense], strict=True)) for point in front)
     for point in front:
         beaten = [
-            any(other[sense] != point[sense] and np.all(np.array(other[sense]) <= point[sense]) for other in measured)
+            any(o[sense] != point[sense] and np.all(np.array(o[sense]) <= point[sense]) for o in measured.values())
             for sense in (0, 1)
         ]
         assert not all(beaten)
-    assert any(point.configuration in decoded for point in outcome.points)
 
 
 @pytest.mark.slow

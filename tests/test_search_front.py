@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from emomc.search import front_of, hypervolume
+from emomc.benchmarks.proxies import additive
+from emomc.search import Ledger, front_of, hypervolume
 from emomc.search.coordinates import Coordinates
 from emomc.search.front import pick_spread
+from emomc.search.reported import reported_front
 
 Doubles = NDArray[np.float64]
 
@@ -84,3 +88,21 @@ def test_coordinates_measure_costs_by_ratio_and_errors_by_loss() -> None:
     assert np.diff(found[:, 1]) == pytest.approx(np.log(2))
     assert found[0, 0] == found[1, 0] == found[3, 0]  # better than the dense network is no loss
     assert found[2, 0] - found[0, 0] == pytest.approx(np.log(2))  # the resolution doubles what counts as loss
+
+
+def test_a_lucky_network_takes_no_better_one_off_the_reported_front() -> None:
+    """Of four layers alike, all choices: the lucky network is cheaper and measured better than the sound one."""
+    proxy = additive(0, 4)
+    task = replace(proxy.task(0), samples=256)
+    genomes = proxy.space.canonical(np.zeros((3, proxy.space.n_var), dtype=np.int64))
+    widths = np.arange(1, proxy.space.n_var, len(proxy.space.genes))
+    genomes[1:, widths] = [[2], [4]]  # a sound network, and the lucky one
+    measured = np.array([0.08, 0.10, 0.09])
+    ledger = Ledger(task, 3, lambda request: measured)
+    ledger.measure(genomes, "all")
+    assert reported_front(task, ledger).tolist() == [0, 2]
+    ledger.estimates = lambda: np.array([0.08, 0.10, 0.11])
+    assert reported_front(task, ledger).tolist() == [0, 2, 1]  # by measured error
+    assert reported_front(task, ledger, 2).tolist() == [0, 1]  # the farthest apart
+    ledger.estimates = lambda: np.array([0.08, np.nan, 0.11])
+    assert reported_front(task, ledger).tolist() == [0, 2]
