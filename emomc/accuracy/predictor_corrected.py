@@ -169,10 +169,14 @@ class CorrectedPredictor(LinkPredictor):
         rough, kinds = known.rough @ known.rough.T, self._layered(known, known)
         for alike in _ALIKE:
             layered = np.tensordot(alike, kinds, axes=1)
-            for off, doubt, noise in itertools.product(_OFF, _DOUBT, _NOISE):
-                factor = _factored(off**2 * layered + doubt**2 * rough + curves, noise**2 + variance)
-                evidence = -0.5 * rest @ cho_solve(factor, rest) - np.log(np.diag(factor[0])).sum()
-                best = max(best, (float(evidence), _Prior(off, alike, doubt, noise)), key=lambda entry: entry[0])
+            for off, doubt in itertools.product(_OFF, _DOUBT):
+                covariance = off**2 * layered + doubt**2 * rough + curves
+                for noise in _NOISE:
+                    factor = _factored(covariance, noise**2 + variance)
+                    explained = rest @ cho_solve(factor, rest, check_finite=False)
+                    evidence = float(-0.5 * explained - np.log(np.diag(factor[0])).sum())
+                    if evidence > best[0]:
+                        best = evidence, _Prior(off, alike, doubt, noise)
         return best[1]
 
     def _factored(self, known: _Point, variance: Doubles) -> Factor:
@@ -230,7 +234,7 @@ def _curves(some: Doubles, others: Doubles) -> Doubles:
 
 
 def _factored(covariance: Doubles, noise: Doubles) -> Factor:
-    matrix = covariance.copy()
-    matrix[np.diag_indices_from(matrix)] += noise
-    factor: Factor = cho_factor(matrix, lower=True)
+    matrix = covariance.copy(order="F")  # in LAPACK's order, so that it is not copied again: there are hundreds of them
+    matrix.flat[:: len(matrix) + 1] += noise
+    factor: Factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
     return factor
