@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from emomc.search.coordinates import Coordinates
 from emomc.search.front import front_of, pick_spread
-from emomc.search.ledger import Ledger, SearchTask
+from emomc.search.infill import pick_gain
+from emomc.search.ledger import Genomes, Ledger, SearchTask
 
 Doubles = NDArray[np.float64]
 
@@ -23,7 +24,7 @@ def reported_front(task: SearchTask, ledger: Ledger, most: int | None = None) ->
     Args:
         task: defines objectives and constraints.
         ledger: what was measured.
-        most: rows wanted; more are thinned so that they stay spread out.
+        most: rows wanted; of more, those are kept that dominate most by what is estimated.
     """
     values, violations = task.problem.values(ledger.genomes, ledger.errors)
     believed = _closeness(task, ledger) if ledger.estimates is None else ledger.estimates()
@@ -32,9 +33,19 @@ def reported_front(task: SearchTask, ledger: Ledger, most: int | None = None) ->
     front = np.union1d(front_of(values, violations), front_of(by_belief, violations))
     front = front[np.lexsort((believed[front], ledger.errors[front]))]
     if most is not None and len(front) > most:
-        coordinates = Coordinates.of(task)(values[front])
-        front = front[np.sort(pick_spread(coordinates, coordinates[:0], most))]
+        estimates = ledger.errors if ledger.estimates is None else believed
+        front = front[np.sort(_dominating(task, ledger.genomes[front], estimates[front], most))]
     return np.asarray(front)
+
+
+def _dominating(task: SearchTask, genomes: Genomes, errors: Doubles, count: int) -> NDArray[np.int64]:
+    """Rows picked for hypervolume one after the other, and when none adds any, for being far from the others."""
+    of = Coordinates.of(task)
+    coordinates = of(task.problem.values(genomes, errors)[0])
+    picks = pick_gain(coordinates[None], coordinates, coordinates[:0], of.reference, count)
+    others = np.setdiff1d(np.arange(len(genomes)), picks)
+    more = pick_spread(coordinates[others], coordinates[picks], count - len(picks))
+    return np.concatenate([picks, others[more]])
 
 
 def _closeness(task: SearchTask, ledger: Ledger) -> Doubles:
