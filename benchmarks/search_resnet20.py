@@ -35,7 +35,7 @@ from emomc.accuracy.predictor import rank_correlation
 from emomc.benchmarks.curves import curve, in_order, known_curves, table
 from emomc.benchmarks.environment import known, write_results
 from emomc.benchmarks.methods import METHODS, Trace, spend
-from emomc.search import SearchTask
+from emomc.search import SearchTask, front_of
 from emomc.search.ledger import Readings
 
 Doubles = NDArray[np.float64]
@@ -102,17 +102,22 @@ def qualities(session: emomc.Session, dense_error: float) -> dict[str, Callable[
 
 
 def on_unseen_images(session: emomc.Session, trace: Trace) -> dict[str, float | int]:
-    """A method's front as a session reports it, and how good it is as measured and on validation images."""
+    """A method's front as a session reports it, and how good it is as measured and on validation images.
+
+    "alone" are its networks that no other beats in measured error, without those that are believed to be as good.
+    """
     errors = np.array([each.error for each in session.measure(trace.reported)])
-    values, _ = session.problem.values(trace.reported, errors)
+    values, violations = session.problem.values(trace.reported, errors)
+    alone = front_of(values, violations)
     losses = [each.difference for each in session.measure(trace.reported, "validation")]
     unseen = values.copy()
     unseen[:, 0] = np.maximum(losses, 0.0)
-    found: dict[str, float | int] = {"networks": len(values)}
+    found: dict[str, float | int] = {"networks": len(values), "networks alone": len(alone)}
     for name, quality in qualities(session, session.dense.error).items():
         found[f"{name}, as measured"] = quality(values)
     for name, quality in qualities(session, dense_error=0.0).items():
         found[f"{name}, on unseen images"] = quality(unseen)
+        found[f"{name}, alone, on unseen images"] = quality(unseen[alone])
     return found
 
 
