@@ -24,7 +24,8 @@ def reported_front(task: SearchTask, ledger: Ledger, most: int | None = None) ->
     Args:
         task: defines objectives and constraints.
         ledger: what was measured.
-        most: rows wanted; of more, those are kept that dominate most by what is estimated.
+        most: rows wanted, at least 1; of more, that of the smallest measured error is kept, and those that dominate
+            most by what is estimated.
     """
     values, violations = task.problem.values(ledger.genomes, ledger.errors)
     believed = _closeness(task, ledger) if ledger.estimates is None else ledger.estimates()
@@ -39,10 +40,11 @@ def reported_front(task: SearchTask, ledger: Ledger, most: int | None = None) ->
 
 
 def _dominating(task: SearchTask, genomes: Genomes, errors: Doubles, count: int) -> NDArray[np.int64]:
-    """Rows picked for hypervolume one after the other, and when none adds any, for being far from the others."""
+    """The first row, then rows picked for hypervolume, and where none adds any, for being far from the others."""
     of = Coordinates.of(task)
     coordinates = of(task.problem.values(genomes, errors)[0])
-    picks = pick_gain(coordinates[None], coordinates, coordinates[:0], of.reference, count)
+    gained = pick_gain(coordinates[None], coordinates, coordinates[:1], of.reference, count - 1)
+    picks = np.concatenate([[0], gained])
     others = np.setdiff1d(np.arange(len(genomes)), picks)
     more = pick_spread(coordinates[others], coordinates[picks], count - len(picks))
     return np.concatenate([picks, others[more]])
