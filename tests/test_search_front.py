@@ -109,6 +109,18 @@ def test_a_lucky_network_takes_no_better_one_off_the_reported_front() -> None:
     assert reported_front(task, ledger).tolist() == [0, 2]
 
 
+def test_of_networks_estimated_to_lose_less_than_a_sample_the_cheapest_is_reported() -> None:
+    proxy = additive(0, 4)
+    genomes = proxy.space.canonical(np.zeros((2, proxy.space.n_var), dtype=np.int64))
+    genomes[1, np.arange(1, proxy.space.n_var, len(proxy.space.genes))] = 3
+    for samples, expected in ((100, [1]), (1000, [1, 0])):
+        task = replace(proxy.task(0), samples=samples)
+        ledger = Ledger(task, 2, lambda request: np.array([0.09, 0.085]))
+        ledger.measure(genomes, "all")
+        ledger.estimates = lambda: np.array([0.083, 0.086])
+        assert reported_front(task, ledger).tolist() == expected
+
+
 def test_a_thinned_front_keeps_what_dominates_most() -> None:
     """Of 60 measured networks, against the best of 300 random choices; filled up where nothing more is dominated."""
     proxy = three(0)

@@ -28,13 +28,15 @@ def reported_front(task: SearchTask, ledger: Ledger, most: int | None = None) ->
             most by what is estimated.
     """
     values, violations = task.problem.values(ledger.genomes, ledger.errors)
-    believed = _closeness(task, ledger) if ledger.estimates is None else ledger.estimates()
+    if ledger.estimates is None:
+        estimates, believed = ledger.errors, _closeness(task, ledger)
+    else:
+        estimates = believed = _visible(task, ledger.estimates())
     is_error = np.array([each.measured for each in task.problem.objectives])
     by_belief = np.where(is_error, believed[:, None], values)
     front = np.union1d(front_of(values, violations), front_of(by_belief, violations))
     front = front[np.lexsort((believed[front], ledger.errors[front]))]
     if most is not None and len(front) > most:
-        estimates = ledger.errors if ledger.estimates is None else believed
         front = front[np.sort(_dominating(task, ledger.genomes[front], estimates[front], most))]
     return np.asarray(front)
 
@@ -48,6 +50,11 @@ def _dominating(task: SearchTask, genomes: Genomes, errors: Doubles, count: int)
     others = np.setdiff1d(np.arange(len(genomes)), picks)
     more = pick_spread(coordinates[others], coordinates[picks], count - len(picks))
     return np.concatenate([picks, others[more]])
+
+
+def _visible(task: SearchTask, estimates: Doubles) -> Doubles:
+    """Estimates ``(n,)``; losses of less than one sample count as equal: of these the cheapest will do."""
+    return estimates if task.samples is None else np.maximum(estimates, task.dense_error + 1 / task.samples)
 
 
 def _closeness(task: SearchTask, ledger: Ledger) -> Doubles:
