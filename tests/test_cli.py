@@ -168,8 +168,8 @@ def test_pick_keeps_to_a_budget_and_is_best_in_the_rest(run):
     fitting = [row for row in by_size if float(row["size_bytes"]) <= limit]
     chosen = next(row for row in rows(run) if row["point"] == picked(text))
     assert chosen in fitting
-    best = min(max(float(row["selection_error"]), dense) for row in fitting)  # less than the dense error is no loss
-    assert max(float(chosen["selection_error"]), dense) == best
+    best = min(max(float(row["estimated_error"]), dense) for row in fitting)  # less than the dense error is no loss
+    assert max(float(chosen["estimated_error"]), dense) == best
     assert chosen["file"] in text
 
 

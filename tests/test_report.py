@@ -157,6 +157,25 @@ def test_the_knee_is_where_nothing_is_far_from_the_best(run):
     assert knee(run).name == "p02"
 
 
+def test_a_point_that_was_lucky_is_not_chosen_for_it(tmp_path):
+    """p04 was measured to lose nothing more than p03 does; it is estimated to lose far more."""
+    front = [*FRONT[:4], (FRONT[3][0], 1.4e-5, 2.4e4)]
+    folder = write_run(tmp_path / "run", front)
+    assert best_within(read_run(folder), {LOSS: 0.03}).name == "p04"
+    with (folder / "front.csv").open(newline="") as stream:
+        written = list(csv.DictReader(stream))
+    for row, (error, *_) in zip(written, FRONT, strict=True):
+        row["estimated_error"] = str(error)
+    with (folder / "front.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(written[0]))
+        writer.writeheader()
+        writer.writerows(written)
+    run = read_run(folder)
+    assert "estimated_error" not in run.cost_columns
+    assert [point.estimated_error for point in run.points] == [error for error, *_ in FRONT]
+    assert best_within(run, {LOSS: 0.03}).name == "p03"
+
+
 @given(
     st.lists(
         st.tuples(st.floats(0.1, 0.2), st.floats(1e-6, 1e-4), st.integers(1000, 100_000).map(float)),

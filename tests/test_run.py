@@ -98,6 +98,7 @@ def test_the_front_is_all_that_is_not_beaten_in_error_or_in_what_is_believed(str
         dense, space = session.dense, session.space
     feasible = [each for each in outcome.evaluations if each.violation <= 0]
     assert feasible
+    estimates = {}
     if strategy == "two-stage":
         assert kept[0].estimates is not None
         estimates = dict(zip(map(tuple, kept[0].genomes.tolist()), kept[0].estimates(), strict=True))
@@ -115,6 +116,12 @@ def test_the_front_is_all_that_is_not_beaten_in_error_or_in_what_is_believed(str
     reported = [point.configuration for point in outcome.points]
     front = [seen for genome, seen in measured.items() if decoded[genome] in reported]
     assert len(front) == len(outcome.points)
+    named = {repr(decoded[genome]): genome for genome in measured}
+    for point in outcome.points:
+        genome = named[repr(point.configuration)]
+        assert point.selection_error == measured[genome][0][0]
+        told = estimates[genome] if strategy == "two-stage" else point.selection_error
+        assert point.estimated_error == told
     for sense in (0, 1):  # error, what is believed
         for network in measured.values():
             assert any(all(a <= b for a, b in zip(point[sense], network[sense], strict=True)) for point in front)

@@ -79,8 +79,9 @@ def pick(
     Without options this is the knee: the point nearest to the best of everything. With budgets it is the point within
     them that is best in the remaining objectives.
 
-    The choice and --max-loss go by errors on the selection split. The error printed is measured on the test split and
-    has had no part in the choice, so the loss it shows may be somewhat above the budget.
+    The choice and --max-loss go by errors on the selection split, freed of chance as far as the search could tell: the
+    cheapest network within a limit is often one that was lucky there. The error printed is measured on the test split
+    and has had no part in the choice, so the loss it shows may be somewhat above the budget.
 
     \b
     Examples:

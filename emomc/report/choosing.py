@@ -1,7 +1,8 @@
 """One point of a front: the knee, or the best within budgets.
 
 Points are compared by their error on the selection split, so that what is then reported, the error on the test split,
-has had no part in the choice.
+has had no part in the choice. Of many networks within a limit the cheapest is often one that was lucky there, so what
+counts is the error freed of chance, as far as the search could tell.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def best_within(run: RunData, limits: Mapping[str, float]) -> Point:
 
 def _values(run: RunData) -> dict[str, Doubles]:
     """Values of every point, by name of the limit."""
-    values = {LOSS: np.array([point.selection_error for point in run.points]) - run.dense_selection_error}
+    values = {LOSS: np.array([point.estimated_error for point in run.points]) - run.dense_selection_error}
     return values | {column: np.array([point.costs[column] for point in run.points]) for column in run.cost_columns}
 
 

@@ -14,6 +14,7 @@ ENERGY = "energy_joule"
 SIZE = "size_bytes"
 _UNITS = {"joule": "J", "bytes": "B", "second": "s"}
 _REQUIRED = ("point", "error", "standard_error", "difference", "selection_error", "file", ENERGY, SIZE)
+_ESTIMATED = "estimated_error"  # runs of earlier versions have none
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Point:
         loss: error less the dense network's, on the test split.
         standard_error: of the loss.
         selection_error: on the selection split.
+        estimated_error: on the selection split, freed of chance as far as the search could tell.
         costs: every objective but the error, by column, in SI units.
         genes: choices as text, ``genes[layer][gene]``.
     """
@@ -37,6 +39,7 @@ class Point:
     loss: float
     standard_error: float
     selection_error: float
+    estimated_error: float
     costs: Mapping[str, float]
     genes: Mapping[str, Mapping[str, str]]
 
@@ -134,9 +137,9 @@ def read_run(folder: Path) -> RunData:
 
 
 def _point(row: Mapping[str, str], layers: list[str], genes: list[str]) -> Point:
-    own = {f"{layer}.{gene}" for layer in layers for gene in genes}
+    others = {f"{layer}.{gene}" for layer in layers for gene in genes} | {*_REQUIRED, _ESTIMATED}
     costs = {name: float(row[name]) for name in (ENERGY, SIZE)}
-    costs |= {name: float(value) for name, value in row.items() if name not in own and name not in _REQUIRED}
+    costs |= {name: float(value) for name, value in row.items() if name not in others}
     return Point(
         row["point"],
         row["file"],
@@ -144,6 +147,7 @@ def _point(row: Mapping[str, str], layers: list[str], genes: list[str]) -> Point
         float(row["difference"]),
         float(row["standard_error"]),
         float(row["selection_error"]),
+        float(row.get(_ESTIMATED, row["selection_error"])),
         costs,
         {layer: {gene: row[f"{layer}.{gene}"] for gene in genes} for layer in layers},
     )

@@ -30,6 +30,7 @@ COLUMNS = frozenset(
         "file",
         "difference",
         "selection_error",
+        "estimated_error",
         "evaluation",
         "stage",
         "round",
@@ -52,7 +53,9 @@ class FrontPoint:
         name: position on the front, ``"p00"`` has the smallest measured selection error.
         file: the compressed network, relative to the run folder.
         measurement: of the decoded file, on the test split.
-        selection_error: on the selection split; choosing among points by it leaves the test split out of the choice.
+        selection_error: on the selection split.
+        estimated_error: on the selection split, freed of chance as far as the search can tell: measured and predicted,
+            each by its certainty, or measured alone. Points are chosen by it, which leaves the test split out of it.
         objectives: value of every objective but the error, by column name, in SI units.
         configuration: its choices.
     """
@@ -61,6 +64,7 @@ class FrontPoint:
     file: str
     measurement: Measurement
     selection_error: float
+    estimated_error: float
     objectives: Mapping[str, float]
     configuration: Configuration
 
@@ -116,7 +120,12 @@ def write_front(folder: Path, points: Sequence[FrontPoint]) -> None:
             if column in exact:
                 row[column] = exact.pop(column)
         row["file"] = point.file
-        row |= {"difference": point.measurement.difference, "selection_error": point.selection_error, **exact}
+        row |= {
+            "difference": point.measurement.difference,
+            "selection_error": point.selection_error,
+            "estimated_error": point.estimated_error,
+            **exact,
+        }
         for layer, choices in point.configuration.layers.items():
             row |= {f"{layer}.{gene}": choice for gene, choice in choices.items()}
         rows.append(row)

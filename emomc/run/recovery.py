@@ -312,6 +312,7 @@ class _Recovering:
                 f"{POINTS}/{each.name}",
                 Measurement(**measured[i]),
                 each.error,
+                each.error,
                 each.exact,
                 each.configuration,
             )

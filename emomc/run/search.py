@@ -181,6 +181,7 @@ class Search:
         session, evaluations = self._session, self.evaluations()
         front = self.front(ledger)
         genomes, errors = ledger.genomes[front], ledger.errors[front].tolist()
+        estimates = (ledger.errors if ledger.estimates is None else ledger.estimates())[front].tolist()
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         paths, measured = self.write(genomes, "test", "measuring the front")
         exact = self.exact(genomes)
@@ -190,6 +191,7 @@ class Search:
                 f"{POINTS}/{paths[i].name}",
                 Measurement(**measured[i]),
                 errors[i],
+                estimates[i],
                 exact[i],
                 session.space.decode(genomes[i]),
             )
