@@ -43,12 +43,14 @@ class Trace:
         errors: measured, ``(n,)``.
         predicted: errors predicted before measuring, ``(n,)``; NaN where nothing was predicted.
         reported: genomes of the front that a session would report, shape ``(k, n_var)``.
+        estimated: what a session would choose among them by, ``(k,)``.
     """
 
     genomes: Genomes
     errors: Doubles
     predicted: Doubles
     reported: Genomes
+    estimated: Doubles
 
 
 def spend(
@@ -74,11 +76,14 @@ def spend(
 
     ledger = Ledger(task, budget, record)
     METHODS[method](task, ledger, seed)
+    front = reported_front(task, ledger)
+    estimates = ledger.errors if ledger.estimates is None else ledger.estimates()
     return Trace(
         np.concatenate([request.genomes for request in requests]),
         np.concatenate(errors),
         np.concatenate([request.predicted for request in requests]),
-        ledger.genomes[reported_front(task, ledger)],
+        ledger.genomes[front],
+        estimates[front],
     )
 
 

@@ -44,6 +44,7 @@ NAME = "search_resnet20"
 TASK = "cifar10-resnet20"
 IMAGES = 256
 UNSEEN = 1000
+LIMITS = (0.005, 0.01, 0.02)  # of the loss, within which a network is chosen
 SETTINGS = emomc.Settings(strengths=(1.0,), calibration=64)
 BUDGET = 100
 SHOWN = (40, 100, 500, 1000, 2000)
@@ -121,6 +122,25 @@ def on_unseen_images(session: emomc.Session, trace: Trace) -> dict[str, float | 
     return found
 
 
+def picked(session: emomc.Session, trace: Trace) -> list[dict[str, float | str]]:
+    """The network of least energy within each limit of the loss, by measured and by estimated error.
+
+    Of what is chosen: the loss on validation images, and how many times less energy than the dense network it takes.
+    """
+    errors = np.array([each.error for each in session.measure(trace.reported)])
+    losses = np.array([each.difference for each in session.measure(trace.reported, "validation")])
+    energies = session.problem.values(trace.reported, errors)[0][:, 1]
+    found: list[dict[str, float | str]] = []
+    for limit in LIMITS:
+        for by, told in (("measured", errors), ("estimated", trace.estimated)):
+            within = np.flatnonzero(told - session.dense.error <= limit)
+            if len(within):
+                pick = within[energies[within].argmin()]
+                ratio = float(session.reference["energy"] / energies[pick])
+                found.append({"limit": limit, "by": by, "unseen_loss": float(losses[pick]), "energy_ratio": ratio})
+    return found
+
+
 def ranks(trace: Trace, dense_error: float) -> dict[str, float | int]:
     """Kendall's tau of errors predicted before they were measured: over all, and within 3 points of the dense error.
 
@@ -179,6 +199,7 @@ def store(name: str, session: emomc.Session, method: str, budget: int, traces: M
         "dense_error": session.dense.error,
         "rank_correlation": before.get("rank_correlation", []),
         "unseen": before.get("unseen", {}),
+        "picked": before.get("picked", []),
         "rank_correlation_unseen": before.get("rank_correlation_unseen", {}),
     }
     results["unseen"][method] = [{"seed": seed, **on_unseen_images(session, trace)} for seed, trace in traces.items()]
@@ -188,6 +209,7 @@ def store(name: str, session: emomc.Session, method: str, budget: int, traces: M
         results[measure] = {"table": table(curves, SHOWN), "curves": curves}
     if method == "emomc":
         results["rank_correlation"] = [{"seed": s, **ranks(t, session.dense.error)} for s, t in traces.items()]
+        results["picked"] = [{"seed": s, **each} for s, t in traces.items() for each in picked(session, t)]
         first, trace = next(iter(traces.items()))
         results["rank_correlation_unseen"] = {"seed": first, **ranks_on_unseen_images(session, trace)}
     print(write_results(name, results), *results["ratios"]["table"], *results["unseen"][method], sep="\n", flush=True)

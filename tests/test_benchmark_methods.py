@@ -58,7 +58,9 @@ def test_a_curve_is_the_quality_of_what_was_measured_until_then() -> None:
     assert 0 < feasible.sum() < 40
     assert found["quality"][STEPS.index(20)] == pytest.approx(proxy.quality(values[:20][feasible[:20]]), abs=1e-5)
     assert found["quality"][-1] == found["quality"][STEPS.index(40)]
-    nothing = Trace(trace.genomes[~feasible], trace.errors[~feasible], trace.predicted[~feasible], trace.reported)
+    nothing = Trace(
+        trace.genomes[~feasible], trace.errors[~feasible], trace.predicted[~feasible], trace.reported, trace.estimated
+    )
     assert set(curve(task.problem, nothing, 0, proxy.quality, budget=20)["quality"]) == {0.0}
     rows = table({"a": [found, {**found, "quality": found["quality"][:3]}]}, (10, 40))
     assert rows[-1].count("|") == 4 and "-" in rows[-1]
