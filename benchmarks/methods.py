@@ -77,13 +77,12 @@ def spend(
     ledger = Ledger(task, budget, record)
     METHODS[method](task, ledger, seed)
     front = reported_front(task, ledger)
-    estimates = ledger.errors if ledger.estimates is None else ledger.estimates()
     return Trace(
         np.concatenate([request.genomes for request in requests]),
         np.concatenate(errors),
         np.concatenate([request.predicted for request in requests]),
         ledger.genomes[front],
-        estimates[front],
+        ledger.estimated_errors()[front],
     )
 
 

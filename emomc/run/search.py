@@ -181,7 +181,7 @@ class Search:
         session, evaluations = self._session, self.evaluations()
         front = self.front(ledger)
         genomes, errors = ledger.genomes[front], ledger.errors[front].tolist()
-        estimates = (ledger.errors if ledger.estimates is None else ledger.estimates())[front].tolist()
+        estimates = ledger.estimated_errors()[front].tolist()
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         paths, measured = self.write(genomes, "test", "measuring the front")
         exact = self.exact(genomes)

@@ -72,7 +72,7 @@ class Ledger:
         errors: their measured errors, ``(n,)``; NaN where measuring failed.
         distances: their measured distances, ``(n,)``; NaN where nothing tells them.
         estimates: tells errors of the measured genomes, ``(n,)``, freed of sampling noise as far as the strategy can;
-            None where it cannot. They help to choose what is reported, and are not reported themselves.
+            None where it cannot. Networks are chosen by them, before and after the search ends.
         notes: what the strategy tells of itself, plain values; they go into the run's summary.
     """
 
@@ -98,6 +98,10 @@ class Ledger:
     def is_known(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Which canonical genomes are networks that have been measured, with whatever dataflows, ``(n,)``."""
         return np.array([row.tobytes() in self._known for row in self._space.network_part(genomes)], dtype=bool)
+
+    def estimated_errors(self) -> Doubles:
+        """What the strategy estimates, or what was measured where it estimates nothing, ``(n,)``."""
+        return self.errors if self.estimates is None else self.estimates()
 
     def measure(self, genomes: Genomes, stage: str, predicted: Doubles | None = None) -> Doubles:
         """Errors of genomes, ``(n,)``; NaN for those that the budget no longer pays for.

@@ -28,10 +28,8 @@ def reported_front(task: SearchTask, ledger: Ledger, most: int | None = None) ->
             most by what is estimated.
     """
     values, violations = task.problem.values(ledger.genomes, ledger.errors)
-    if ledger.estimates is None:
-        estimates, believed = ledger.errors, _closeness(task, ledger)
-    else:
-        estimates = believed = _visible(task, ledger.estimates())
+    estimates = _visible(task, ledger.estimated_errors())
+    believed = _closeness(task, ledger) if ledger.estimates is None else estimates
     is_error = np.array([each.measured for each in task.problem.objectives])
     by_belief = np.where(is_error, believed[:, None], values)
     front = np.union1d(front_of(values, violations), front_of(by_belief, violations))
