@@ -25,6 +25,7 @@ from emomc.report import ENERGY, LOSS, SIZE, best_within, front_table, knee, per
 from emomc.report.figures.choices import mildest_first
 from emomc.report.figures.front import lowest_so_far
 from emomc.report.figures.style import log_ticks
+from emomc.report.table import search_facts
 
 GENES = ("prune_ratio", "bit_width", "shared_values", "dataflow")
 
@@ -161,7 +162,9 @@ def test_a_point_that_was_lucky_is_not_chosen_for_it(tmp_path):
     """p04 was measured to lose nothing more than p03 does; it is estimated to lose far more."""
     front = [*FRONT[:4], (FRONT[3][0], 1.4e-5, 2.4e4)]
     folder = write_run(tmp_path / "run", front)
-    assert best_within(read_run(folder), {LOSS: 0.03}).name == "p04"
+    measured = read_run(folder)
+    assert best_within(measured, {LOSS: 0.03}).name == "p04"
+    assert not any("predicted" in fact for fact in search_facts(measured) if fact.startswith("Knee"))
     with (folder / "front.csv").open(newline="") as stream:
         written = list(csv.DictReader(stream))
     for row, (error, *_) in zip(written, FRONT, strict=True):
@@ -174,6 +177,7 @@ def test_a_point_that_was_lucky_is_not_chosen_for_it(tmp_path):
     assert "estimated_error" not in run.cost_columns
     assert [point.estimated_error for point in run.points] == [error for error, *_ in FRONT]
     assert best_within(run, {LOSS: 0.03}).name == "p03"
+    assert any("predicted" in fact for fact in search_facts(run) if fact.startswith("Knee"))
 
 
 @given(

@@ -98,6 +98,7 @@ def test_the_front_is_all_that_is_not_beaten_in_error_or_in_what_is_believed(str
         dense, space = session.dense, session.space
     feasible = [each for each in outcome.evaluations if each.violation <= 0]
     assert feasible
+    assert len({each.genome for each in outcome.evaluations}) == BUDGET
     estimates = {}
     if strategy == "two-stage":
         assert kept[0].estimates is not None

@@ -70,7 +70,9 @@ def search_facts(run: RunData) -> list[str]:
     meaning = f"Errors: the decoded file on {samples} test samples, ± the standard error of the loss."
     facts = [found, meaning, "Times less: against the dense network in 32-bit floats."]
     if run.points:
-        facts.append(f"Knee: {knee(run).name}, the best compromise, by errors on the selection split, freed of chance.")
+        estimated = any(point.estimated_error != point.selection_error for point in run.points)
+        by = "errors on the selection split" + (", freed of chance by what was predicted" if estimated else "")
+        facts.append(f"Knee: {knee(run).name}, the best compromise, by {by}.")
     tau = float(summary["rank_correlation"])
     if math.isfinite(tau):
         facts.append(f"Errors predicted before they were measured rank the networks with Kendall's tau {tau:.2f}.")
