@@ -29,9 +29,9 @@ from emomc.run.outcome import Evaluation, FrontPoint, write_front, write_history
 from emomc.run.search import POINTS, Outcome, Search, agreement, content_name, growth, lowered
 from emomc.run.session import Progress, Session, silent
 from emomc.run.workers import Job
-from emomc.search import SearchTask, front_of
+from emomc.search import SearchTask
 from emomc.search.coordinates import Coordinates
-from emomc.search.front import pick_spread
+from emomc.search.reported import thinned, unbeaten
 from emomc.training import Budget, KeepZeros, fit, recovery_recipe, zero_masks
 
 Doubles = NDArray[np.float64]
@@ -96,8 +96,10 @@ class _Candidate:
     """A network that one of the searches ends with.
 
     Attributes:
-        values: its objectives.
+        values: its objectives as measured on the selection split.
+        believed: its objectives with the error as it is estimated to be.
         error: on the selection split.
+        estimate: of that error, chance taken out.
         file: in the folder of the search.
         name: of its file in the folder of the run.
         exact: every objective but the error, by column name.
@@ -105,7 +107,9 @@ class _Candidate:
     """
 
     values: Doubles
+    believed: Doubles
     error: float
+    estimate: float
     file: Path
     name: str
     exact: Mapping[str, float]
@@ -277,13 +281,16 @@ class _Recovering:
         if not len(front):
             self._notice(f"network {number + 1} of {self._networks}: nothing that was measured met the limits.")
             return []
-        genomes, errors = ledger.genomes[front], ledger.errors[front]
+        genomes, errors, estimates = ledger.genomes[front], ledger.errors[front], ledger.estimated_errors()[front]
         paths, _ = search.write(genomes, "selection", "writing the front")
-        values, exact = session.problem.values(genomes, errors)[0], search.exact(genomes)
+        values, believed = (session.problem.values(genomes, each)[0] for each in (errors, estimates))
+        exact = search.exact(genomes)
         return [
             _Candidate(
                 values[row],
+                believed[row],
                 float(errors[row]),
+                float(estimates[row]),
                 paths[row],
                 f"{number}-{paths[row].name}",
                 exact[row],
@@ -312,7 +319,7 @@ class _Recovering:
                 f"{POINTS}/{each.name}",
                 Measurement(**measured[i]),
                 each.error,
-                each.error,
+                each.estimate,
                 each.exact,
                 each.configuration,
             )
@@ -335,13 +342,13 @@ class _Recovering:
         return outcome
 
     def _best(self, session: Session, candidates: list[_Candidate]) -> list[_Candidate]:
-        """Those that no other beats, by ascending error, thinned to as many as are asked for."""
-        values = np.array([each.values for each in candidates])
-        front = front_of(values)
-        if len(front) > self._options.points:
-            coordinates = _coordinates(session)(values[front])
-            front = front[np.sort(pick_spread(coordinates, coordinates[:0], self._options.points))]
-        return sorted((candidates[row] for row in front.tolist()), key=lambda each: each.error)
+        """What a search would report of all of them, by ascending error: see `emomc.search.reported`."""
+        candidates = sorted(candidates, key=lambda each: each.error)
+        believed = np.array([each.believed for each in candidates])
+        front = unbeaten(np.array([each.values for each in candidates]), believed)
+        coordinates = _coordinates(session).spanning(believed[front])  # rounding went beyond what pruning alone offers
+        front = front[thinned(coordinates, believed[front], self._options.points)]
+        return [candidates[row] for row in front.tolist()]
 
     def _history(self, volumes: Sequence[float]) -> tuple[Evaluation, ...]:
         rows = [(part.stage, each) for part in self._parts for each in part.evaluations]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -68,7 +67,6 @@ class Session:
         sensitivities: error that each layer's variants cause alone, as far as their distances tell; broadcasts to
             ``(L, *space.shape)``.
         dense: the uncompressed network on the selection split.
-        seconds_measuring: time spent on running networks, or on reading stored results.
         failures: why measuring failed, by the key of what was to be measured.
         reference: energy (J) and size (B) of the uncompressed network in 32-bit floating point.
     """
@@ -111,7 +109,6 @@ class Session:
         names = tuple(each if isinstance(each, str) else each.name for each in chosen)
         options = replace(options, objectives=names)
         self.folder, self.options, self._progress = Path(folder), options, progress
-        self.seconds_measuring = 0.0
         self.failures: dict[str, str] = {}
         self._settings = settings or Settings()
         self._time_limit, self._scheduler = time_limit, scheduler
@@ -252,7 +249,6 @@ class Session:
         """Results of jobs in their order, each stored as soon as it is made and taken from the store if it is there."""
         assert self._workers is not None
         assert self._store is not None
-        start = time.perf_counter()
         keys = [self._key(job) for job in jobs]
         results: dict[str, dict[str, Any]] = {}
         for key, job in zip(keys, jobs, strict=True):
@@ -275,7 +271,6 @@ class Session:
             done += 1
             self._progress(what, done, len(jobs))
         self.failures |= {key: result["failed"] for key, result in results.items() if "failed" in result}
-        self.seconds_measuring += time.perf_counter() - start
         return [results[key] for key in keys]
 
     def _counts(self, job: Job, stored: dict[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +52,13 @@ class Coordinates:
         loss = np.array([each.name == "error" for each in problem.objectives])
         ratio = ~loss & (values > 0).all(axis=0)
         plain = cls(loss, ratio, task.dense_error, task.resolution, np.zeros(len(loss)), np.ones(len(loss)))
-        low, high = plain(values).min(axis=0), plain(values).max(axis=0)
-        return cls(loss, ratio, task.dense_error, task.resolution, low, np.where(high - low > 1e-12, high, low + 1.0))
+        return plain.spanning(values)
+
+    def spanning(self, values: Doubles) -> Coordinates:
+        """The same for which the best and worst of these objectives, ``(n, objectives)``, are those of interest."""
+        plain = replace(self, low=np.zeros(len(self.loss)), high=np.ones(len(self.loss)))(values)
+        low, high = plain.min(axis=0), plain.max(axis=0)
+        return replace(self, low=low, high=np.where(high - low > 1e-12, high, low + 1.0))
 
     @property
     def reference(self) -> Doubles:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from emomc.search.coordinates import Coordinates
 from emomc.search.front import front_of, pick_spread
 from emomc.search.infill import pick_gain
-from emomc.search.ledger import Genomes, Ledger, SearchTask
+from emomc.search.ledger import Ledger, SearchTask
 
 Doubles = NDArray[np.float64]
 
@@ -32,22 +32,42 @@ def reported_front(task: SearchTask, ledger: Ledger, most: int | None = None) ->
     believed = _closeness(task, ledger) if ledger.estimates is None else estimates
     is_error = np.array([each.measured for each in task.problem.objectives])
     by_belief = np.where(is_error, believed[:, None], values)
-    front = np.union1d(front_of(values, violations), front_of(by_belief, violations))
+    front = unbeaten(values, by_belief, violations)
     front = front[np.lexsort((believed[front], ledger.errors[front]))]
-    if most is not None and len(front) > most:
-        front = front[np.sort(_dominating(task, ledger.genomes[front], estimates[front], most))]
-    return np.asarray(front)
+    if most is None:
+        return front
+    return front[thinned(Coordinates.of(task), task.problem.values(ledger.genomes[front], estimates[front])[0], most)]
 
 
-def _dominating(task: SearchTask, genomes: Genomes, errors: Doubles, count: int) -> NDArray[np.int64]:
-    """The first row, then rows picked for hypervolume, and where none adds any, for being far from the others."""
-    of = Coordinates.of(task)
-    coordinates = of(task.problem.values(genomes, errors)[0])
-    gained = pick_gain(coordinates[None], coordinates, coordinates[:1], of.reference, count - 1)
-    picks = np.concatenate([[0], gained])
-    others = np.setdiff1d(np.arange(len(genomes)), picks)
-    more = pick_spread(coordinates[others], coordinates[picks], count - len(picks))
-    return np.concatenate([picks, others[more]])
+def unbeaten(measured: Doubles, believed: Doubles, violations: Doubles | None = None) -> NDArray[np.int64]:
+    """Rows that no other beats as measured, and rows that no other is believed to beat.
+
+    Args:
+        measured: objectives, ``(n, m)``.
+        believed: the same with errors as they are believed to be.
+        violations: of constraints, ``(n, constraints)``; None where all rows meet them.
+    """
+    return np.union1d(front_of(measured, violations), front_of(believed, violations))
+
+
+def thinned(coordinates: Coordinates, values: Doubles, most: int) -> NDArray[np.int64]:
+    """The first row, then rows picked for hypervolume, and where none adds any, for being far from the others.
+
+    Args:
+        coordinates: of the search.
+        values: objectives of a front as they are believed to be, ``(n, m)``.
+        most: rows wanted, at least 1.
+
+    Returns:
+        Rows in ascending order; all where these are no more than wanted.
+    """
+    if len(values) <= most:
+        return np.arange(len(values))
+    points = coordinates(values)
+    picks = np.concatenate([[0], pick_gain(points[None], points, points[:1], coordinates.reference, most - 1)])
+    others = np.setdiff1d(np.arange(len(points)), picks)
+    more = pick_spread(points[others], points[picks], most - len(picks))
+    return np.sort(np.concatenate([picks, others[more]]))
 
 
 def _visible(task: SearchTask, estimates: Doubles) -> Doubles:
