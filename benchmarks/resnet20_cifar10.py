@@ -4,7 +4,7 @@ All spend the same number of evaluations on the same selection images and are me
 energy model (X:Y dataflow) and the size (bytes of the file) are the same. The published variant prunes all layers
 alike, rounds with one scale per layer, starts at random and does not correct statistics. Ours is run with layers
 compressed by magnitude and rounding ("magnitude") and with error compensation from calibration images ("obs"). These
-train nothing; "recovered" is "obs" with three pruned networks trained for `EPOCHS` epochs each between the stages.
+train nothing; "recovered" is "obs" with five pruned networks trained for three epochs each between the stages.
 
     python -m benchmarks.resnet20_cifar10 --data FOLDER
 
@@ -29,7 +29,7 @@ NAME = "resnet20_cifar10"
 TASK = "cifar10-resnet20"
 DATAFLOW = "X:Y"
 VARIANTS = ("published", "magnitude", "obs", "recovered")
-EPOCHS = 5
+RECOVERY = emomc.Recovery(networks=5, epochs=3)
 LIMITS = (0.003, 0.005, 0.01, 0.02)
 PUBLISHED_GENES = {
     "prune_ratio": tuple(round(0.01 * percent, 2) for percent in range(20, 81)),
@@ -50,7 +50,7 @@ def options(variant: str, seed: int, budget: int, data: str | None) -> emomc.Opt
     if variant == "published":
         common |= {"strategy": "published", "genes": PUBLISHED_GENES}
     if variant == "recovered":
-        common |= {"recovery": emomc.Recovery(epochs=EPOCHS)}
+        common |= {"recovery": RECOVERY}
     common |= {"method": "obs" if variant == "recovered" else variant}
     return emomc.Options(**common)
 
