@@ -8,7 +8,8 @@ train nothing; "recovered" is "obs" with five pruned networks trained for three 
 
     python -m benchmarks.resnet20_cifar10 --data FOLDER
 
-Killing it and repeating the command continues it. Results go to benchmarks/results/resnet20_cifar10.json and .png.
+Killing it and repeating the command continues it. Results go to benchmarks/results/resnet20_cifar10.json and .png; what
+other commands with the same budget have measured stays there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import emomc
-from emomc.benchmarks.environment import RESULTS, write_results
+from emomc.benchmarks.environment import RESULTS, known, write_results
 from emomc.report import read_run
 
 NAME = "resnet20_cifar10"
@@ -98,36 +99,42 @@ def best_ratio(points: Sequence[dict[str, float]], limit: float, ratio: str) -> 
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
-    """Markdown: energy and size ratio at each loss limit, mean and range over seeds."""
+    """Markdown: energy and size ratio at each loss limit, mean and range over the seeds that ran."""
     head = " | ".join(f"<= {100 * limit:g} points" for limit in LIMITS)
     rows = [f"| | {head} |", "|---" * (len(LIMITS) + 1) + "|"]
     for ratio in ("energy_ratio", "size_ratio"):
         for variant in dict.fromkeys(each["variant"] for each in runs):
-            cells = []
-            for limit in LIMITS:
-                found = [best_ratio(each["points"], limit, ratio) for each in runs if each["variant"] == variant]
-                cells.append(_cell(np.array(found)))
-            rows.append(f"| {ratio.split('_')[0]}, {variant} | {' | '.join(cells)} |")
+            fronts = [each["points"] for each in runs if each["variant"] == variant]
+            cells = [_cell(np.array([best_ratio(front, limit, ratio) for front in fronts])) for limit in LIMITS]
+            rows.append(f"| {ratio.split('_')[0]}, {variant}, {len(fronts)} seeds | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def _cell(found: np.ndarray[Any, Any]) -> str:
-    known = found[np.isfinite(found)]
-    if not len(known):
+    finite = found[np.isfinite(found)]
+    if not len(finite):
         return "none"
-    spread = f" ({known.min():.1f}-{known.max():.1f})" if len(found) > 1 else ""
-    missing = f", {len(found) - len(known)} of {len(found)} seeds none" if len(known) < len(found) else ""
-    return f"{known.mean():.1f}x{spread}{missing}"
+    spread = f" ({finite.min():.1f}-{finite.max():.1f})" if len(found) > 1 else ""
+    missing = f", {len(found) - len(finite)} of {len(found)} seeds none" if len(finite) < len(found) else ""
+    return f"{finite.mean():.1f}x{spread}{missing}"
+
+
+def with_others(runs: Sequence[dict[str, Any]], before: dict[str, Any], budget: int) -> list[dict[str, Any]]:
+    """These runs and those of earlier results that they do not stand for, in the order of variants and seeds."""
+    own = {(each["variant"], each["seed"]) for each in runs}
+    others = before["runs"] if before.get("budget") == budget else []
+    kept = [each for each in others if (each["variant"], each["seed"]) not in own]
+    return sorted([*kept, *runs], key=lambda each: (VARIANTS.index(each["variant"]), each["seed"]))
 
 
 def figure(runs: Sequence[dict[str, Any]], path: Path) -> None:
-    """Loss against energy and size ratio, all seeds."""
+    """Loss against energy and size ratio, of the first seed."""
     from matplotlib.figure import Figure
 
     canvas = Figure(figsize=(10, 4), layout="constrained")
     for axes, ratio in zip(canvas.subplots(1, 2, sharey=True), ("energy_ratio", "size_ratio"), strict=True):
         for variant, marker in zip(VARIANTS, "so^v", strict=True):
-            points = [point for each in runs if each["variant"] == variant for point in each["points"]]
+            points = next((each["points"] for each in runs if each["variant"] == variant), ())
             loss = [100 * point["loss"] for point in points]
             errors = [100 * point["standard_error"] for point in points]
             axes.errorbar([point[ratio] for point in points], loss, errors, fmt=marker, ms=4, lw=0.7, label=variant)
@@ -156,6 +163,7 @@ def main() -> None:
         for seed in arguments.seeds:
             print(f"{variant}, seed {seed}", flush=True)
             runs.append(run(variant, seed, arguments.budget, arguments.data, arguments.runs))
+    runs = with_others(runs, known(NAME), arguments.budget)
     path = write_results(NAME, {"budget": arguments.budget, "table": table(runs).splitlines(), "runs": runs})
     figure(runs, RESULTS / f"{NAME}.png")
     print(table(runs))

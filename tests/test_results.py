@@ -16,6 +16,7 @@ from emomc.benchmarks.curves import STEPS
 from emomc.benchmarks.headline.costs import SIZES, TARGETS
 from emomc.benchmarks.headline.results import Results
 from emomc.benchmarks.methods import METHODS
+from emomc.benchmarks.resnet20_cifar10 import LIMITS, VARIANTS, best_ratio, with_others
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 ONE_SHOT = sorted(RESULTS.glob("one_shot_*.csv"))
@@ -155,6 +156,28 @@ def test_predictions_rank_networks_where_measurements_tell_them_apart() -> None:
         assert each["near"] >= 0.85
         assert each["all"] >= 0.92
         assert each["after 20"] >= 0.93
+
+
+def test_compensated_layers_are_ahead_of_magnitude_and_of_the_published_search_in_every_run() -> None:
+    runs = json.loads((RESULTS / "resnet20_cifar10.json").read_text())["runs"]
+    seeds = {variant: [each["seed"] for each in runs if each["variant"] == variant] for variant in VARIANTS}
+    assert seeds["published"] == seeds["magnitude"] == seeds["obs"] == [0, 1, 2]
+    for ratio in ("energy_ratio", "size_ratio"):
+        for limit in LIMITS:
+            ours, theirs, published = (
+                [best_ratio(each["points"], limit, ratio) for each in runs if each["variant"] == variant]
+                for variant in ("obs", "magnitude", "published")
+            )
+            assert min(ours) > 1.1 * max(theirs), (ratio, limit)
+            assert min(theirs) > np.nanmax(published), (ratio, limit)
+
+
+def test_runs_of_other_commands_stay_in_the_table() -> None:
+    old = [{"variant": "obs", "seed": seed, "points": []} for seed in (0, 1)]
+    new = [{"variant": "obs", "seed": 1, "points": [1]}, {"variant": "published", "seed": 5, "points": []}]
+    assert with_others(new, {"budget": 200, "runs": old}, 200) == [new[1], old[0], new[0]]
+    assert with_others(new, {"budget": 100, "runs": old}, 200) == [new[1], new[0]]
+    assert with_others(new, {}, 200) == [new[1], new[0]]
 
 
 def test_training_keeps_nine_tenths_of_a_plain_loops_speed_and_is_faster_in_its_own_precision() -> None:
