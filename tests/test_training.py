@@ -183,6 +183,12 @@ def test_killed_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert same(whole.module, resumed.module)
 
 
+def test_whole_epochs_are_the_same_budget_however_they_are_written(tmp_path: Path) -> None:
+    first = fit(network(), images(), RECIPE, Budget(epochs=1), path=tmp_path / "t.pt")
+    again = fit(network(), images(), RECIPE, Budget(epochs=1.0), path=tmp_path / "t.pt")
+    assert again.progress == first.progress
+
+
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "net.pt"
     fit(network(), images(), RECIPE, Budget(steps=1), path=path)

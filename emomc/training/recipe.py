@@ -29,6 +29,9 @@ class Budget:
         given = [value for value in (self.steps, self.epochs, self.minutes) if value is not None]
         if len(given) != 1 or given[0] <= 0:
             raise EmomcError(f"{self}: give exactly one of steps, epochs and minutes, above 0.")
+        for name in ("epochs", "minutes"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else float(value))  # 3 epochs are 3.0 in checkpoints
 
     def planned_steps(self, images: int, batch: int) -> int | None:
         """Steps in all, at least one; None where time decides."""
