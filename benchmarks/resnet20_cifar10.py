@@ -106,7 +106,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         for variant in dict.fromkeys(each["variant"] for each in runs):
             fronts = [each["points"] for each in runs if each["variant"] == variant]
             cells = [_cell(np.array([best_ratio(front, limit, ratio) for front in fronts])) for limit in LIMITS]
-            rows.append(f"| {ratio.split('_')[0]}, {variant}, {len(fronts)} seeds | {' | '.join(cells)} |")
+            rows.append(f"| {ratio.split('_')[0]}, {variant}, seeds: {len(fronts)} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -114,9 +114,9 @@ def _cell(found: np.ndarray[Any, Any]) -> str:
     finite = found[np.isfinite(found)]
     if not len(finite):
         return "none"
-    spread = f" ({finite.min():.1f}-{finite.max():.1f})" if len(found) > 1 else ""
-    missing = f", {len(found) - len(finite)} of {len(found)} seeds none" if len(finite) < len(found) else ""
-    return f"{finite.mean():.1f}x{spread}{missing}"
+    spread = f" ({finite.min():.1f}-{finite.max():.1f})" if len(finite) > 1 else ""
+    share = f" in {len(finite)} of {len(found)} seeds" if len(finite) < len(found) else ""
+    return f"{finite.mean():.1f}x{share}{spread}"
 
 
 def with_others(runs: Sequence[dict[str, Any]], before: dict[str, Any], budget: int) -> list[dict[str, Any]]:

