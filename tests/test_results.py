@@ -172,6 +172,18 @@ def test_compensated_layers_are_ahead_of_magnitude_and_of_the_published_search_i
             assert min(theirs) > np.nanmax(published), (ratio, limit)
 
 
+def test_training_between_the_stages_is_ahead_where_the_readme_says_so() -> None:
+    runs = json.loads((RESULTS / "resnet20_cifar10.json").read_text())["runs"]
+    untrained, trained = (
+        next(each["points"] for each in runs if (each["variant"], each["seed"]) == (variant, 0))
+        for variant in ("obs", "recovered")
+    )
+    for ratio in ("energy_ratio", "size_ratio"):
+        for limit in (0.005, 0.01, 0.05):
+            assert best_ratio(trained, limit, ratio) > best_ratio(untrained, limit, ratio), (ratio, limit)
+        assert best_ratio(trained, 0.003, ratio) < best_ratio(untrained, 0.003, ratio)
+
+
 def test_runs_of_other_commands_stay_in_the_table() -> None:
     old = [{"variant": "obs", "seed": seed, "points": []} for seed in (0, 1)]
     new = [{"variant": "obs", "seed": 1, "points": [1]}, {"variant": "published", "seed": 5, "points": []}]

@@ -15,7 +15,7 @@ from emomc.benchmarks.proxies import additive, three
 from emomc.search import Ledger, front_of, hypervolume
 from emomc.search.coordinates import Coordinates
 from emomc.search.front import pick_spread
-from emomc.search.reported import reported_front
+from emomc.search.reported import reported_front, thinned
 from emomc.search.two_stage import two_stage
 
 Doubles = NDArray[np.float64]
@@ -141,3 +141,12 @@ def test_a_thinned_front_keeps_what_dominates_most() -> None:
     assert quality(kept) > max(quality(rng.choice(whole, 12, replace=False)) for _ in range(300))
     ledger.estimates = lambda: np.full(len(ledger.errors), 0.5)  # beyond what is of interest: nothing is dominated
     assert len(reported_front(task, ledger, 12)) == 12
+
+
+def test_a_thinned_front_keeps_its_first_row_and_what_dominates_most() -> None:
+    values = np.array([[0.3, 9.0], [0.31, 8.9], [0.4, 2.0], [0.9, 1.9]])
+    coordinates = Coordinates.of(additive(0).task(0)).spanning(values)
+    spanned = coordinates(values)
+    assert spanned.min(axis=0) == pytest.approx(0) and spanned.max(axis=0) == pytest.approx(1)
+    assert thinned(coordinates, values, 2).tolist() == [0, 2]
+    assert thinned(coordinates, values, 4).tolist() == [0, 1, 2, 3]
