@@ -200,6 +200,14 @@ def test_training_keeps_nine_tenths_of_a_plain_loops_speed_and_is_faster_in_its_
         assert loops["emomc, its own precision"]["ratio_median"] >= loops["emomc"]["ratio_median"], name
 
 
+def test_two_workers_nearly_halve_the_time_and_dask_keeps_up_with_processes() -> None:
+    found = json.loads((RESULTS / "search_speed.json").read_text())
+    assert max(found["generation_processor_seconds"].values()) <= 0.05
+    for task in ("digits", "cifar10-resnet20"):
+        assert found[task]["two_over_one"]["median"] >= 1.8, task
+        assert found[task]["dask_over_two"]["median"] >= 0.9, task
+
+
 ELASTIC = RESULTS / "elastic.json"
 
 
