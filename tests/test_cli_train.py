@@ -73,6 +73,16 @@ def test_elastic_weights_are_searched_from(tmp_path: Path) -> None:
     assert "as reported" in good("verify", tmp_path)
 
 
+def test_elastic_training_follows_the_front_of_a_run(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "elastic.pt"
+    good(*QUICK, "--budget", "12", "--run", run)
+    assert "2 steps" in good("train", "digits", "--elastic", "--front", run, "--steps", "2", "--out", out)
+    on = ("train", "digits", "--elastic", "--steps", "2", "--out", out)
+    assert "of another training" in refused(*on)  # the same without the front
+    assert "holds no run" in refused(*on, "--front", tmp_path)
+    assert "give both" in refused("train", "digits", "--front", run, "--out", out)
+
+
 def test_new_weights_follow_the_seed(tmp_path: Path) -> None:
     for seed in (0, 1):
         good(

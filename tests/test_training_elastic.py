@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from emomc.coding.tensor import CodedTensor
 from emomc.compression import METHODS, Setting, collect_grams
 from emomc.compression.quantization import largest_level
 from emomc.errors import EmomcError
+from emomc.genome import Configuration
 from emomc.network import trace
 from emomc.training import Budget, Elastic, KeepCoded, RoundWeights, fit
 from emomc.training.elastic import Form
@@ -138,7 +140,7 @@ def test_shared_modules_and_tied_weights_are_trained_as_one(kind: str, twice: Tw
 FRONT = (Setting(0.5, 4, 0), Setting(0.8, 3, 0), Setting(0.8, 4, 0))
 
 
-def elastic(stages: int = 3, front: tuple[Setting, ...] = FRONT, pull: float = 0.5) -> Elastic:
+def elastic(stages: int = 3, front: Sequence[Setting | Configuration] = FRONT, pull: float = 0.5) -> Elastic:
     return Elastic(trace(network(), images().inputs[:1]), images().inputs[:64], front, stages, pull)
 
 
@@ -174,6 +176,44 @@ def test_forms_are_what_compression_makes() -> None:
             assert torch.equal(weights[name] == 0, expected == 0)
 
 
+def configuration(*ratios: float) -> Configuration:
+    """The layers, each pruned by its own ratio."""
+    layers = [layer.name for layer in elastic().network.layers]
+    return Configuration({name: Setting(ratio, 3, 0)._asdict() for name, ratio in zip(layers, ratios, strict=True)})
+
+
+def test_forms_of_a_front_treat_each_layer_as_its_networks_do() -> None:
+    start = network()
+    (form,) = begun(elastic(front=[configuration(0.3, 0.9)]), start)
+    expected = {ratio: obs(start, Setting(ratio, 3, 0)) for ratio in (0.3, 0.9)}
+    weights = form.weights(dict(start.named_parameters()))
+    for name, ratio in zip(weights, expected, strict=True):
+        assert torch.allclose(weights[name], expected[ratio][name], atol=1e-6)
+
+
+def test_each_stage_draws_other_networks_spread_over_the_front() -> None:
+    front = [configuration(*[round(0.05 * row, 2)] * 2) for row in range(1, 18)]
+    regime, module = elastic(front=front, stages=2), network()
+    stages = [begun(regime, module)]
+    for _ in range(100):
+        regime.after(module)
+    regime.before(module, 0.5)
+    stages.append(regime.forms)
+    zeros = [[float((form.masks[NAMES[0]] == 0).float().mean()) for form in forms] for forms in stages]
+    assert zeros[0] != zeros[1]
+    for drawn in zeros:
+        assert drawn == sorted(drawn)
+        assert len(set(drawn)) == 5
+        assert drawn[0] < 0.3
+        assert drawn[-1] > 0.6
+
+
+def test_a_front_of_another_network_is_refused() -> None:
+    other = Configuration({"conv": Setting(0.5, 4, 0)._asdict()})
+    with pytest.raises(EmomcError, match="of the same network"):
+        elastic(front=[other])
+
+
 def test_a_form_moves_with_its_weights_and_its_zeros_stay() -> None:
     parameters = dict(network().named_parameters())
     form = begun(elastic())[1]
@@ -205,9 +245,10 @@ def test_elastic_training_improves_what_compression_makes_more_than_plain_traini
 
 
 @pytest.mark.usefixtures("short_stages")
-def test_interrupted_in_any_stage_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    whole = fit(network(), images(), RECIPE, STEPS, regime=elastic())
-    assert same(whole.module, fit(network(), images(), RECIPE, STEPS, regime=elastic()).module)
+@pytest.mark.parametrize("front", [FRONT, 3 * FRONT], ids=["all", "drawn"])
+def test_interrupted_in_any_stage_it_goes_on_to_the_same_bits(tmp_path: Path, front: tuple[Setting, ...]) -> None:
+    whole = fit(network(), images(), RECIPE, STEPS, regime=elastic(front=front))
+    assert same(whole.module, fit(network(), images(), RECIPE, STEPS, regime=elastic(front=front)).module)
     path = tmp_path / "net.pt"
     for stop in (1, 3, 6, 10):
 
@@ -216,9 +257,9 @@ def test_interrupted_in_any_stage_it_goes_on_to_the_same_bits(tmp_path: Path) ->
                 signal.raise_signal(signal.SIGINT)
 
         with pytest.raises(KeyboardInterrupt):
-            fit(network(), images(), RECIPE, STEPS, regime=elastic(), path=path, tell=tell)
+            fit(network(), images(), RECIPE, STEPS, regime=elastic(front=front), path=path, tell=tell)
         assert torch.load(path, weights_only=True)["training"]["steps"] == stop
-    resumed = fit(network(), images(), RECIPE, STEPS, regime=elastic(), path=path)
+    resumed = fit(network(), images(), RECIPE, STEPS, regime=elastic(front=front), path=path)
     assert same(whole.module, resumed.module)
     assert not torch.load(path, weights_only=True)["regime"]  # over: nothing to go on from
 

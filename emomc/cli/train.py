@@ -16,6 +16,7 @@ from emomc.errors import EmomcError
 
 if TYPE_CHECKING:
     from emomc.cli.progress import Tell
+    from emomc.genome import Configuration
     from emomc.problems.tasks import Task
     from emomc.training import Budget, Recipe, Regime
 
@@ -43,6 +44,12 @@ _MINUTES = 10.0  # where no budget is given
 )
 @click.option("--bits", type=click.IntRange(2, 16), help="Round all layers to this width in every forward pass.")
 @click.option("--elastic", is_flag=True, help="Train so that compressing loses less, for a search to follow.")
+@click.option(
+    "--front",
+    type=FOLDER,
+    metavar="RUN",
+    help="With --elastic: train for the networks on this run's front.  [five that treat all layers alike]",
+)
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate.  [0.01; recipe's]")
 @click.option("--batch", type=click.IntRange(2), help="Images a step.  [recipe's]")
 @click.option(
@@ -77,6 +84,7 @@ def train(task: str, out: Path, prune: float | None, bits: int | None, elastic: 
       emomc train cifar10-vgg16 --prune 0.9 --minutes 10 --out pruned.pt
       emomc train cifar10-vgg16 --checkpoint pruned.pt --teacher vgg.pt --bits 3 --out rounded.pt
       emomc train cifar10-resnet20 --elastic --minutes 30 --out elastic.pt
+      emomc train cifar10-resnet20 --elastic --front runs/first --minutes 30 --out elastic.pt
       emomc train cifar10-mobilenetv1 --scratch --epochs 200 --out mobilenet.pt
     """  # noqa: D301 - click's mark
     prunes = [option for option, value in (("--prune", prune), ("--prune-as", given["prune_as"])) if value is not None]
@@ -86,6 +94,8 @@ def train(task: str, out: Path, prune: float | None, bits: int | None, elastic: 
         raise click.UsageError(f"--elastic draws its own prune ratios and widths: leave out {(*prunes, '--bits')[0]}.")
     if given["scratch"] and (prunes or given["checkpoint"]):
         raise click.UsageError(f"--scratch starts from untrained weights: leave out {(*prunes, '--checkpoint')[0]}.")
+    if given["front"] and not elastic:
+        raise click.UsageError("--front names the networks that --elastic trains for: give both.")
     try:
         _train(task, out, prune, bits, elastic, given)
     except KeyboardInterrupt:
@@ -120,7 +130,7 @@ def _train(name: str, out: Path, prune: float | None, bits: int | None, elastic:
             images,
             recipe,
             budget,
-            regime=_regime(task, start, bits, elastic),
+            regime=_regime(task, start, bits, elastic, given["front"]),
             teacher=_teacher(task, given["teacher"]),
             path=out,
             device=settings.device,
@@ -241,14 +251,26 @@ def _pruned_as(task: Task, ratios: dict[str, dict[str, Any]], tell: Tell) -> Any
         return with_weights(task.module, trace(task.module, task.example_input), read_network(made.path))
 
 
-def _regime(task: Task, start: Any, bits: int | None, elastic: bool) -> Regime:
+def _front(run: Path) -> list[Configuration]:
+    """The networks on a run's front, mildest first."""
+    from emomc.genome import Configuration
+    from emomc.report import read_run
+
+    points = sorted(read_run(run).points, key=lambda point: point.estimated_error)
+    if not points:
+        raise EmomcError(f"the front of {run} holds no network: see `emomc show {run}`.")
+    return [Configuration(of_point(run, point.name)) for point in points]
+
+
+def _regime(task: Task, start: Any, bits: int | None, elastic: bool, front: Path | None) -> Regime:
     from emomc.compression.quantization import largest_level
     from emomc.network import trace
     from emomc.training import Elastic, KeepZeros, RoundWeights, zero_masks
 
     network = trace(task.module, task.example_input)
     if elastic:
-        return Elastic(network, task.splits.calibration.inputs)
+        own = {} if front is None else {"front": _front(front)}
+        return Elastic(network, task.splits.calibration.inputs, **own)
     if bits is not None:
         levels = dict.fromkeys([layer.weight for layer in network.layers], largest_level(bits))
         return RoundWeights.keeping_zeros(start, levels)

@@ -1,9 +1,10 @@
 """Elastic training: one network trained so that the networks that compression makes of it lose less.
 
 At the start of each stage the weights at hand are compressed in several ways, from mild to aggressive, as a search
-would compress them. Each step then trains one of these forms, or the network as it is; all learn the outputs of the
-same teacher. A form moves with the weights that it was made of, and its zeros stay zero. Between two stages the weights
-go a part of the way to the mean of their forms, so that the next compression changes them less.
+would compress them: all layers alike, or as networks on the front of a search, of which each stage draws others. Each
+step then trains one of these forms, or the network as it is; all learn the outputs of the same teacher. A form moves
+with the weights that it was made of, and its zeros stay zero. Between two stages the weights go a part of the way to
+the mean of their forms, so that the next compression changes them less.
 
 Training a network and its reduced forms with shared weights, taught by the whole one, is that of Yu and Huang,
 "Universally slimmable networks", 2019, and Cai et al., "Once for all", 2020; moving weights towards their compressed
@@ -18,11 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import nn
 
 from emomc.compression import METHODS, Setting, collect_grams
 from emomc.errors import EmomcError
+from emomc.genome import Configuration
 from emomc.network import Network
 from emomc.training.loss import Loss
 from emomc.training.recipe import Recipe, recovery_recipe
@@ -38,6 +41,7 @@ FRONT = (
 )
 """Settings along the front of networks whose layers are all treated alike."""
 
+_FORMS = 5  # of a stage, at most
 _COUNTS, _ANCHOR = "counts", "anchor."  # names in a checkpoint
 _LEAST_STEPS = 100  # of a stage: in fewer, training does not make up for what the weights are moved by
 
@@ -87,7 +91,7 @@ class Elastic(Plain):
         self,
         network: Network,
         inputs: torch.Tensor,
-        front: Sequence[Setting] = FRONT,
+        front: Sequence[Setting | Configuration] = FRONT,
         stages: int = 8,
         pull: float = 0.5,
     ) -> None:
@@ -96,14 +100,15 @@ class Elastic(Plain):
         Args:
             network: trace of the network that is trained.
             inputs: to calibrate compression on, ``(n, ...)`` float32.
-            front: what every layer gets in each form, e.g. mildest first.
+            front: networks to train for, mildest first: what all layers get, or what each of them does. Of more than
+                five, every stage draws five that are spread over the front. Inputs of layers are not quantized.
             stages: how often the weights are compressed, evenly over the budget; less often where a stage would have
                 fewer than 100 steps.
             pull: share of the way to the mean of their forms that weights go between two stages, 0 to 1; it falls to
                 nothing in line with the budget that is left.
 
         Raises:
-            EmomcError: there is no form, no stage, or the pull is not a share.
+            EmomcError: there is no form, no stage, the pull is not a share, or a configuration is of other layers.
         """
         if not front or stages < 1 or not 0 <= pull <= 1:
             raise EmomcError(
@@ -111,6 +116,7 @@ class Elastic(Plain):
                 "expected at least one form and one stage, and a pull from 0 to 1."
             )
         self.network, self.inputs, self.front = network, inputs, tuple(front)
+        self._settings = [_by_layer(network, each) for each in self.front]
         self.stages, self.pull = stages, pull
         self._stage, self._steps = 0, 0
         self.anchor: dict[str, torch.Tensor] = {}
@@ -163,22 +169,42 @@ class Elastic(Plain):
             mean = torch.stack([form[name] for form in forms]).mean(0)
             parameters[name].lerp_(mean, share)
 
+    def _drawn(self) -> list[tuple[Setting, ...]]:
+        """What each layer gets in each form of the stage: one of every stretch of the front, by the stage's number."""
+        stretches = np.array_split(np.arange(len(self._settings)), min(_FORMS, len(self._settings)))
+        generator = np.random.default_rng(self._stage)
+        return [self._settings[generator.choice(stretch)] for stretch in stretches]
+
     @torch.no_grad()
     def _compressed(self, module: nn.Module) -> list[Form]:
         """The forms of a network."""
         dense = copy.deepcopy(module).cpu().eval()
         grams, state = collect_grams(dense, self.network, self.inputs), dense.state_dict()
-        masks: list[dict[str, torch.Tensor]] = [{} for _ in self.front]
-        changes: list[dict[str, torch.Tensor]] = [{} for _ in self.front]
-        for layer in self.network.layers:
+        drawn = self._drawn()
+        masks: list[dict[str, torch.Tensor]] = [{} for _ in drawn]
+        changes: list[dict[str, torch.Tensor]] = [{} for _ in drawn]
+        for layer, settings in zip(self.network.layers, zip(*drawn, strict=True), strict=True):
             weight = state[layer.weight]
-            made = METHODS["obs"](weight.contiguous().numpy(), self.front, grams.get(layer.name))
+            made = METHODS["obs"](weight.contiguous().numpy(), settings, grams.get(layer.name))
             for coded, mask, change in zip(made, masks, changes, strict=True):
                 form = torch.from_numpy(coded.dequantize())
                 mask[layer.weight] = (form != 0).to(weight.dtype)
                 change[layer.weight] = form - weight * mask[layer.weight]
         device = next(module.parameters()).device
         return [Form(mask, change).to(device) for mask, change in zip(masks, changes, strict=True)]
+
+
+def _by_layer(network: Network, form: Setting | Configuration) -> tuple[Setting, ...]:
+    """What each layer gets, in their order."""
+    names = [layer.name for layer in network.layers]
+    if isinstance(form, Setting):
+        return (form,) * len(names)
+    if set(form.layers) != set(names):
+        raise EmomcError(
+            f"a network of the front has the layers {', '.join(form.layers)}; the one that is trained has "
+            f"{', '.join(names)}. Take the front of a search of the same network."
+        )
+    return tuple(Setting.of(form.layers[name]) for name in names)
 
 
 @contextmanager
