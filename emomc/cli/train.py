@@ -266,11 +266,11 @@ def _regime(task: Task, start: Any, bits: int | None, elastic: bool, front: Path
     from emomc.compression.quantization import largest_level
     from emomc.network import trace
     from emomc.training import Elastic, KeepZeros, RoundWeights, zero_masks
+    from emomc.training.elastic import FRONT
 
     network = trace(task.module, task.example_input)
     if elastic:
-        own = {} if front is None else {"front": _front(front)}
-        return Elastic(network, task.splits.calibration.inputs, **own)
+        return Elastic(network, task.splits.calibration.inputs, FRONT if front is None else _front(front))
     if bits is not None:
         levels = dict.fromkeys([layer.weight for layer in network.layers], largest_level(bits))
         return RoundWeights.keeping_zeros(start, levels)
