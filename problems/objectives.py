@@ -6,7 +6,7 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any
@@ -77,11 +77,19 @@ class Objective:
         """Values of n networks, checked.
 
         Raises:
-            EmomcError: the values do not have shape ``(n,)``, or some are not finite.
+            EmomcError: the function fails, or its values do not have shape ``(n,)`` or are not finite.
         """
         n = len(batch.genomes)
-        returned = self.evaluate(batch)
         try:
+            returned = self.evaluate(batch if self.measured else replace(batch, errors=None))
+        except EmomcError:
+            raise
+        except Exception as problem:
+            hint = "" if self.measured else " If it uses batch.errors, say so: @emomc.objective(..., measured=True)."
+            raise EmomcError(f"objective {self.name!r} fails: {problem!r}.{hint}") from problem
+        try:
+            if np.iscomplexobj(returned):
+                raise TypeError
             values = np.asarray(returned, dtype=np.float64)
         except (TypeError, ValueError):
             raise EmomcError(
@@ -186,6 +194,8 @@ def load_objective(name: str | Objective) -> Objective:
     Raises:
         EmomcError: the name is unknown, or does not lead to an `Objective`, or to one with a name that is taken.
     """
+    if not isinstance(name, (str, Objective)):
+        raise EmomcError(f"{name!r} is no objective: decorate the function with @emomc.objective(name, unit).")
     found = name if isinstance(name, Objective) else _found(name)
     check_name(found)
     return found
@@ -221,6 +231,8 @@ class Constraint:
 
     def __post_init__(self) -> None:
         check_name(self.objective)
+        if not math.isfinite(self.limit):
+            raise EmomcError(f"the limit on {self.objective.name!r} is {self.limit}; expected a finite number.")
 
     def violation(self, batch: Batch) -> Doubles:
         """Relative excess over the limit, shape ``(n,)``; feasible where it is not positive."""

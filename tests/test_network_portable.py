@@ -16,6 +16,7 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
 
 import emomc
 from emomc import coding
@@ -23,6 +24,7 @@ from emomc.compression.glue import make_storable
 from emomc.compression.networkfile import save_network
 from emomc.compression.quantization import quantize_uniform
 from emomc.errors import EmomcError
+from emomc.export import check_file
 from emomc.network import trace
 from emomc.network.graphnetwork import GraphNetwork, rebuild
 from emomc.network.portable import portable
@@ -151,6 +153,40 @@ def test_a_task_without_a_factory_leaves_files_that_need_no_class(tmp_path):
 class Einsum(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.fft.fft(x).real.flatten(1)
+
+
+def test_a_network_that_is_laid_out_with_channels_last_is_taken():
+    module = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
+    images = torch.randn(2, 3, 12, 12)
+    expected = module(images)
+    last = module.to(memory_format=torch.channels_last)
+    copied = portable(last, images)
+    assert torch.allclose(copied(images), expected, atol=1e-5)
+    assert not last[0].weight.is_contiguous()  # the module itself is not changed
+
+
+def test_weights_that_are_made_while_running_are_said():
+    images = torch.zeros(1, 3, 8, 8)
+    masked, normed = (nn.Sequential(nn.Conv2d(3, 4, 3)).eval() for _ in range(2))
+    prune.l1_unstructured(masked[0], "weight", 0.5)
+    torch.nn.utils.parametrizations.weight_norm(normed[0])
+    with pytest.raises(EmomcError, match=r"prune\.remove"):
+        portable(masked, images)
+    with pytest.raises(EmomcError, match="remove_parametrizations"):
+        portable(normed, images)
+
+
+def test_files_are_read_whatever_the_default_type_is(tmp_path):
+    task = emomc.load_task("digits")
+    made = emomc.compress(task, "w4", tmp_path / "w4.emomc", method="magnitude")
+    torch.set_default_dtype(torch.float64)
+    try:
+        network = emomc.load(made.path)
+        check_file(made.path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    expected = emomc.load(made.path)(task.example_input)
+    assert torch.equal(network(task.example_input), expected)
 
 
 def test_what_a_file_cannot_name_is_said():

@@ -136,5 +136,5 @@ def test_one_width_for_all_is_a_gene_with_one_choice(tmp_path: Path) -> None:
 
 
 def test_widths_that_do_not_exist_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(EmomcError, match="activation_bits cannot be 12: choose from 16, 8"):
+    with pytest.raises(EmomcError, match="activation_bits 12: expected 2 to 8, or 16"):
         emomc.Session(tmp_path, options(bits=(12,)), workers=1)

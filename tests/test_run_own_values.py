@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import emomc
+from emomc.report import read_run
 
 OPTIONS = emomc.Options("digits", budget=20, seed=3, points=6)
 QUICK = {"prune_ratio": (0.0, 0.9, 0.95), "bit_width": (8, 2), "shared_values": (0,)}
@@ -71,7 +72,7 @@ def below_zero(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def nowhere_a_number(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return torch.where(targets == 3, math.nan, 0.0)
+    return torch.where(targets == 0, math.nan, 0.0)
 
 
 def nan_if_often_wrong(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -127,3 +128,122 @@ def test_an_error_that_holds_an_open_file_is_refused_in_words(tmp_path: Path) ->
         task = replace(emomc.load_task("digits"), error=logged)
         with pytest.raises(emomc.EmomcError, match=r"cannot be sent to worker processes: .*open files"):
             emomc.Session(tmp_path / "run", replace(OPTIONS, genes=QUICK), task=task, workers=1)
+
+
+def test_values_of_objectives_that_use_errors_are_reported(tmp_path: Path) -> None:
+    options = replace(OPTIONS, method="magnitude", genes=QUICK, budget=6)
+    with emomc.Session(tmp_path, options, objectives=["size", wrong_beyond_all], workers=1) as session:
+        outcome = emomc.run_search(session)
+    for point in outcome.points:
+        assert point.objectives["wrong_beyond_all"] == point.selection_error - 1
+    for each in outcome.evaluations:
+        assert each.objectives["wrong_beyond_all"] == each.error - 1
+    written = read_run(tmp_path)
+    assert [each.costs["wrong_beyond_all"] for each in written.points] == [
+        each.objectives["wrong_beyond_all"] for each in outcome.points
+    ]
+
+
+def test_an_objective_that_fails_is_named(tmp_path: Path) -> None:
+    unsaid = emomc.objective("unsaid")(lambda batch: batch.errors * 10)
+    broken = emomc.objective("broken", measured=True)(lambda batch: 1 / 0)
+    imaginary = emomc.objective("imaginary")(lambda batch: batch.values("bit_width").max(axis=1) * 1j)
+    options = replace(OPTIONS, method="magnitude", genes=QUICK, budget=6)
+    for own, message in ((unsaid, "measured=True"), (broken, "ZeroDivisionError"), (imaginary, "expected 3 numbers")):
+        with (
+            emomc.Session(tmp_path / own.name, options, objectives=["error", own], workers=1) as session,
+            pytest.raises(emomc.EmomcError, match=message),
+        ):
+            session.problem.values(session.space.random(3, np.random.default_rng(0)), np.zeros(3))
+    with pytest.raises(emomc.EmomcError, match="decorate the function"):
+        emomc.Session(tmp_path, options, objectives=["error", len], workers=1)  # type: ignore[list-item]
+    with pytest.raises(emomc.EmomcError, match="more than once"):
+        emomc.Session(tmp_path, options, objectives=["error", "size", "size"], workers=1)
+
+
+def test_constraints_may_be_texts_and_their_limits_are_numbers(tmp_path: Path) -> None:
+    options = replace(OPTIONS, method="magnitude", genes=QUICK, budget=6)
+    with emomc.Session(tmp_path, options, constraints=["size<=100kB"], workers=1) as session:
+        assert [each.limit for each in session.problem.constraints][1:] == [100_000]
+    for limit in (math.nan, math.inf):
+        with pytest.raises(emomc.EmomcError, match="finite"):
+            emomc.Constraint(kept_weights, limit)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"genes": {"prune_ratio": (0.0, 1.5)}}, "prune_ratio 1.5: expected 0 to 1"),
+        ({"genes": {"prune_ratio": (0.0, math.nan)}}, "prune_ratio nan: expected 0 to 1"),
+        ({"genes": {"bit_width": (8, 4.5)}}, "bit_width 4.5: expected 2 to 16"),
+        ({"genes": {"bit_width": ("8", "4")}}, "bit_width 8: expected 2 to 16"),
+        ({"genes": {"bit_width": "84"}}, "found '84'"),
+        ({"genes": {"bit_width": 8}}, "found 8"),
+        ({"genes": {"bit_width": ()}}, "one choice or more"),
+        ({"genes": {"shared_values": (-1,)}}, "shared_values -1"),
+        ({"genes": {"granularity": ("4:2",)}}, "granularity cannot be '4:2'"),
+        ({"seed": -1}, "seed -1"),
+        ({"budget": 6.5}, "budget 6.5"),
+        ({"points": 0}, "points 0"),
+        ({"max_loss": 5}, "max_loss 5"),
+        ({"max_loss": math.nan}, "max_loss nan"),
+        ({"minutes": -1.0}, "minutes -1.0"),
+    ],
+)
+def test_options_that_no_run_can_have_are_refused_at_once(change: dict[str, object], message: str) -> None:
+    with pytest.raises(emomc.EmomcError, match=message):
+        replace(OPTIONS, **change)  # type: ignore[arg-type]
+
+
+def test_choices_of_genes_are_plain_numbers_mildest_first() -> None:
+    given = {"bit_width": np.array([2, 8, 4, 4]), "prune_ratio": range(2), "shared_values": [4, 0, 16.0]}
+    genes = replace(OPTIONS, genes=given).genes
+    assert genes == {"bit_width": (8, 4, 2), "prune_ratio": (0.0, 1.0), "shared_values": (0, 16, 4)}
+    assert json.loads(json.dumps(genes))["bit_width"] == [8, 4, 2]
+
+
+@pytest.mark.parametrize("change", [{"strengths": ()}, {"calibration": 0}, {"batch_size": 0}, {"threads": 0}])
+def test_settings_without_anything_to_do_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(emomc.EmomcError, match=next(iter(change))):
+        emomc.Settings(**change)  # type: ignore[arg-type]
+
+
+def test_an_error_may_tell_right_from_wrong_only(tmp_path: Path) -> None:
+    task = replace(emomc.load_task("digits"), error=lambda outputs, targets: outputs.argmax(1) != targets)
+    options = replace(OPTIONS, method="magnitude", genes=QUICK, budget=4)
+    with emomc.Session(tmp_path / "bool", options, task=task, workers=1) as session:
+        found = emomc.run_search(session)
+    with emomc.Session(tmp_path / "usual", options, workers=1) as session:
+        usual = emomc.run_search(session)
+    assert [each.error for each in found.evaluations] == [each.error for each in usual.evaluations]
+
+
+def test_a_task_that_does_not_fit_together_is_refused_however_it_is_given(tmp_path: Path) -> None:
+    task = emomc.load_task("digits")
+    same = emomc.Splits(*[task.splits.test] * 4)
+    scalar = replace(task, error=lambda outputs, targets: (outputs.argmax(1) != targets).float().mean())
+    listed = replace(task, error=lambda outputs, targets: [0.0] * len(targets))
+    failing = replace(task, error=lambda outputs, targets: outputs.logits)
+    for wrong, message in (
+        (replace(task, splits=same), "in common|share"),
+        (scalar, "one finite number"),
+        (listed, "one finite number"),
+        (failing, "its error function fails"),
+    ):
+        with pytest.raises(emomc.EmomcError, match=message):
+            emomc.Session(tmp_path, OPTIONS, task=wrong, workers=1)
+        with pytest.raises(emomc.EmomcError, match=message):
+            emomc.compress(wrong, "w4", tmp_path / "out.emomc")
+
+
+def test_a_folder_stays_where_it_was_whatever_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    options = replace(OPTIONS, method="magnitude", genes=QUICK, budget=4)
+    with emomc.Session("run", options, workers=1) as session:
+        monkeypatch.chdir(tmp_path / "other")
+        emomc.run_search(session)
+    assert (tmp_path / "run" / "front.csv").exists()
+    assert not list((tmp_path / "other").iterdir())

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -345,3 +346,12 @@ def test_a_folder_without_readable_options_is_told(tmp_path: Path, content: str 
         (tmp_path / "run.json").write_text(content)
     with pytest.raises(EmomcError, match=words):
         read_options(tmp_path)
+
+
+def test_a_store_that_is_closed_or_in_another_thread_is_not_called_damaged(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.sqlite")
+    with ThreadPoolExecutor(1) as pool, pytest.raises(EmomcError, match="in the thread that opened it"):
+        pool.submit(store.put, "key", result(1), "").result()
+    store.close()
+    with pytest.raises(EmomcError, match="before it is closed"):
+        store.get("key")

@@ -29,6 +29,7 @@ from emomc.compression.glue import make_storable
 from emomc.compression.networkfile import load_network, save_network
 from emomc.compression.ranges import InputDistribution, collect_inputs, fit_grid
 from emomc.compression.threads import torch_threads
+from emomc.errors import EmomcError
 from emomc.genome import UNQUANTIZED
 from emomc.network.layers import Network
 
@@ -65,6 +66,18 @@ class Settings:
     threads: int = 1
     device: str = "cpu"
     activation_range: str = "mse"
+
+    def __post_init__(self) -> None:
+        """Check what would only show once networks are measured.
+
+        Raises:
+            EmomcError: there is no strength, or a number is below one.
+        """
+        if not self.strengths:
+            raise EmomcError("strengths is empty: give those to try, or (0.0,) for no correction.")
+        for name in ("calibration", "batch_size", "threads"):
+            if getattr(self, name) < 1:
+                raise EmomcError(f"{name} {getattr(self, name)!r}: expected at least 1.")
 
 
 @dataclass(frozen=True)
@@ -189,8 +202,9 @@ class Evaluator:
         """What a network with few compressed layers loses, told by the calibration split alone."""
         with torch_threads(self.settings.threads):
             change, output = self._assemble(variants, activation_bits, storable=False)
-            errors, dense = (self._error(each, self._calibration_targets) for each in (output, self._dense_output))
-            return Probed(change.distance, float((errors - dense).double().mean()))
+            outputs = (output, self._dense_output)
+            errors, dense = (self._error(each, self._calibration_targets).double() for each in outputs)
+            return Probed(change.distance, float((errors - dense).mean()))
 
     def measure_dense(self, split: str) -> Measurement:
         """The dense network on a split."""

@@ -55,6 +55,7 @@ class Split:
         Raises:
             EmomcError: when the arrays are empty, differ in length, hold NaN or infinity, or have another type.
         """
+        inputs, targets = inputs.detach(), targets.detach()
         _check_inputs(inputs, normalisation)
         _check_targets(targets, len(inputs))
         object.__setattr__(self, "stored", inputs)

@@ -173,7 +173,7 @@ def _of_file(path: Path, task_name: str | None, options: Mapping[str, Any]) -> _
     _, task = task_of_file(file, task_name, options)
     build = builder(file) if task is None else lambda: copy.deepcopy(task.module)
     module = load_file(file, build)
-    example = torch.zeros(file.header[INPUT_SHAPE])
+    example = torch.zeros(file.header[INPUT_SHAPE], dtype=torch.float32)
     network = trace(module, example)
     grids = read_grids(file, network) or {}
     maps = {name: grid.bit_width for name, grid in grids.items()}

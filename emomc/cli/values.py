@@ -9,23 +9,10 @@ from typing import Any
 import click
 
 from emomc.errors import EmomcError
-from emomc.genome import (
-    ACTIVATION_BITS,
-    ACTIVATION_WIDTHS,
-    BIT_WIDTH,
-    GRANULARITY,
-    PRUNE_RATIO,
-    SHARED_VALUES,
-    UNQUANTIZED,
-    Choice,
-    Gene,
-    all_genes,
-    pattern_of,
-)
+from emomc.genome import ACTIVATION_BITS, Choice, all_genes, checked_choices
 
 _PREFIXES = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _NUMBER = r"\s*(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)\s*"
-_RANGES = {PRUNE_RATIO: (0.0, 1.0), BIT_WIDTH: (2, 16), SHARED_VALUES: (0, 65536), ACTIVATION_BITS: (2, 16)}
 
 
 def loss(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
@@ -89,43 +76,16 @@ def _choices(text: str) -> tuple[str, tuple[Choice, ...]]:
     if name not in known:
         raise click.BadParameter(f"{text!r}: write GENE=CHOICE,CHOICE,... with one of the genes {', '.join(known)}.")
     parts = [part.strip() for part in listed.split(",") if part.strip()]
-    if not parts:
-        raise click.BadParameter(f"{text!r}: give at least one choice, as in {_example(known[name])}.")
-    if name == GRANULARITY:
-        return name, tuple(_granularity(part) for part in parts)
-    if name not in _RANGES:
-        return name, tuple(parts)
-    return name, tuple(sorted({_number(known[name], part) for part in parts}, key=_mildness(name)))
-
-
-def _granularity(text: str) -> str:
     try:
-        pattern_of(text)
+        return name, checked_choices(name, [_number(part) for part in parts])
     except EmomcError as error:
         raise click.BadParameter(str(error)) from None
-    return text
 
 
-def _number(gene: Gene, text: str) -> float | int:
-    low, high = _RANGES[gene.name]
+def _number(text: str) -> float | str:
+    """A number where the text is one."""
     try:
-        value = float(text) if gene.name == PRUNE_RATIO else int(text)
+        value = float(text)
     except ValueError:
-        value = high + 1
-    if gene.name == ACTIVATION_BITS and value not in ACTIVATION_WIDTHS:
-        expected = f"2 to 8, or {UNQUANTIZED} for activations as they are"
-        raise click.BadParameter(f"{gene.name} {text}: expected {expected}, as in {_example(gene)}.")
-    if not low <= value <= high:
-        raise click.BadParameter(f"{gene.name} {text}: expected {low:g} to {high:g}, as in {_example(gene)}.")
-    return value
-
-
-def _example(gene: Gene) -> str:
-    return f"{gene.name}={','.join(map(str, gene.choices))}"
-
-
-def _mildness(gene: str) -> Callable[[float], float]:
-    """Sort key that puts the mildest choice first."""
-    if gene == PRUNE_RATIO:
-        return lambda value: value
-    return lambda value: -value or float("-inf")  # 0 shared values: no sharing
+        return text
+    return int(value) if value.is_integer() else value

@@ -84,13 +84,14 @@ def load_network(file: coding.NetworkFile, build: Callable[[], nn.Module], worke
     Raises:
         EmomcError: the file is of another architecture.
     """
-    module = build().eval().requires_grad_(False)
-    network = trace(module, torch.zeros(file.header[INPUT_SHAPE]))
+    module = _single_precision(build).eval().requires_grad_(False)
+    example = torch.zeros(file.header[INPUT_SHAPE], dtype=torch.float32)
+    network = trace(module, example)
     _check_names("layers", {layer.name for layer in network.layers}, set(file.blobs), file.path)
     arrays = {key: array for key, array in file.arrays.items() if key != QUANTIZERS}
     _check_names("arrays", set(stored_keys(module, network)), set(arrays), file.path)
     if _narrow(module, network, file):
-        network = trace(module, torch.zeros(file.header[INPUT_SHAPE]))
+        network = trace(module, example)
     load_arrays(module, arrays)
     attach_quantizers(module, network, read_grids(file, network) or {})
     state = module.state_dict()
@@ -100,6 +101,16 @@ def load_network(file: coding.NetworkFile, build: Callable[[], nn.Module], worke
         for key in (layer.weight, *layer.aliases):
             load_tensor(state, key, weight)
     return module
+
+
+def _single_precision(build: Callable[[], nn.Module]) -> nn.Module:
+    """What is built where torch makes float32 tensors, as those of files are, whatever it is told to make elsewhere."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        return build()
+    finally:
+        torch.set_default_dtype(before)
 
 
 def read_grids(file: coding.NetworkFile, network: Network) -> Grids | None:

@@ -53,7 +53,7 @@ def check_file(path: str | os.PathLike[str], build: Callable[[], nn.Module] | No
     file = coding.read_network(path)
     check_header(file)
     module = load_network(file, build or builder(file))
-    network = trace(module, torch.zeros(file.header[INPUT_SHAPE]))
+    network = trace(module, torch.zeros(file.header[INPUT_SHAPE], dtype=torch.float32))
     encoded, different = 0, []
     tensors = list(file.tensors({layer.name: layer.weight_shape for layer in network.layers}))
     for layer, tensor, blob in zip(network.layers, tensors, coding.encode_tensors(tensors), strict=True):

@@ -24,7 +24,7 @@ from emomc.genome import (
     Configuration,
 )
 from emomc.network import trace
-from emomc.problems.tasks import Task, load_task
+from emomc.problems.tasks import Task, check_task, load_task
 
 IN_ORDER = "in-order"
 Tell = Callable[[str, int, int], None]
@@ -98,6 +98,7 @@ class Compressor:
     """Compresses the network of one task, several times over; what the configurations share is computed once."""
 
     def __init__(self, task: Task, settings: Settings | None = None) -> None:
+        check_task(task)
         self.task = task
         self.network = trace(task.module, task.example_input)
         self._current: list[bytes] = []

@@ -59,9 +59,9 @@ def export_onnx(
     check_header(file)
     module = load_network(file, build or builder(file))
     shape = [_BATCH, *file.header[INPUT_SHAPE][1:]]
-    model = _dense_model(module, torch.zeros(shape), str(file.header.get("task", "network")))
+    model = _dense_model(module, torch.zeros(shape, dtype=torch.float32), str(file.header.get("task", "network")))
     if weights == "coded":
-        for layer in trace(module, torch.zeros(file.header[INPUT_SHAPE])).layers:
+        for layer in trace(module, torch.zeros(file.header[INPUT_SHAPE], dtype=torch.float32)).layers:
             for key in (layer.weight, *layer.aliases):
                 _encode(model.graph, key, file.tensor(layer.name, layer.weight_shape))
     onnx.checker.check_model(model)

@@ -38,7 +38,7 @@ def shrink_file(
     file = coding.read_network(source)
     plain = replace(file, arrays={key: array for key, array in file.arrays.items() if key != QUANTIZERS})
     module = load_file(plain, build)
-    example = torch.zeros(file.header[INPUT_SHAPE])
+    example = torch.zeros(file.header[INPUT_SHAPE], dtype=torch.float32)
     network = trace(module, example)
     grids = read_grids(file, network)
     shrunk = shrink(module, example)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from emomc.errors import EmomcError
 from emomc.network import kinds
@@ -32,7 +33,7 @@ def portable(module: nn.Module, example_input: torch.Tensor) -> GraphNetwork:
         EmomcError: the network does not return one tensor, uses something that is not in the vocabulary, or the copy
             computes other values.
     """
-    root = copy.deepcopy(module).eval().requires_grad_(False)
+    root = _copied(module).eval().requires_grad_(False)
     expected = single_output(root, example_input)
     description = _Writer(root).describe(_ModuleTracer("cpu").trace(root))  # keeps constants of forward in the root
     network = _filled(description, root)
@@ -40,6 +41,26 @@ def portable(module: nn.Module, example_input: torch.Tensor) -> GraphNetwork:
     if not torch.equal(torch.nan_to_num(expected), torch.nan_to_num(found)):
         raise EmomcError(f"{type(module).__name__} computes other values once rebuilt from its graph. {_REMEDY}")
     return network
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy whose tensors are laid out as a file's are: another layout may be computed otherwise in the last bit."""
+    made = [name for name, part in module.named_modules() if is_parametrized(part)]
+    if made:
+        raise EmomcError(
+            f"the weights of {made[0] or type(module).__name__} are parametrized. Store their final values first: "
+            "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')."
+        )
+    try:
+        copied = copy.deepcopy(module)
+    except RuntimeError as error:
+        raise EmomcError(
+            f"{type(module).__name__} cannot be copied: {error} Remove weight norms, pruning masks and other "
+            "hooks that make weights, as torch.nn.utils.remove_weight_norm and torch.nn.utils.prune.remove do."
+        ) from None
+    for tensor in (*copied.parameters(), *copied.buffers()):
+        tensor.data = tensor.data.contiguous()
+    return copied
 
 
 def _filled(description: Mapping[str, Any], module: nn.Module) -> GraphNetwork:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from emomc.errors import EmomcError, unknown_name
 from emomc.genome import (
-    ACTIVATION_BITS,
-    ACTIVATION_WIDTHS,
     CHANNEL,
     GRANULARITY,
     WEIGHT,
@@ -22,7 +21,7 @@ from emomc.genome import (
 from emomc.hardware import CostModel, load_accelerator
 from emomc.network import Network, trace
 from emomc.problems.objectives import BUILT_IN, Constraint, Objective, load_objective, parse_constraint
-from emomc.problems.tasks import Task, load_task
+from emomc.problems.tasks import Task, check_task, load_task
 from emomc.run.options import Options
 from emomc.run.outcome import COLUMNS, column_name
 from emomc.search import STRATEGIES
@@ -55,7 +54,7 @@ def look_up(
     options: Options,
     task: Task | None = None,
     objectives: Sequence[str | Objective] = (),
-    constraints: Sequence[Constraint] = (),
+    constraints: Sequence[str | Constraint] = (),
 ) -> Named:
     """Find what options name; what takes no time comes first.
 
@@ -70,12 +69,16 @@ def look_up(
     """
     wanted = tuple(load_objective(each) for each in objectives or options.objectives)
     _check_columns(wanted)
-    bounds = (*(parse_constraint(text) for text in options.constraints), *constraints)
+    given = (*options.constraints, *constraints)
+    bounds = tuple(parse_constraint(each) if isinstance(each, str) else each for each in given)
     if options.strategy not in STRATEGIES:
         raise unknown_name("strategy", options.strategy, STRATEGIES)
     accelerator = load_accelerator(options.accelerator)
     genes = _genes(options, accelerator)
-    task = task or load_task(options.task, **options.task_options)
+    if task is None:
+        task = load_task(options.task, **options.task_options)
+    else:
+        check_task(task)
     network = trace(task.module, task.example_input)
     if not network.layers:
         raise EmomcError(f"task {task.name!r}: the network has no convolution or linear layer to compress.")
@@ -93,6 +96,9 @@ def _check_columns(objectives: Sequence[Objective]) -> None:
                 "Give it another name."
             )
         taken |= {column}
+    twice = [name for name, count in Counter(each.name for each in objectives).items() if count > 1]
+    if twice:
+        raise EmomcError(f"objective {twice[0]!r} is given more than once: once is enough.")
 
 
 def _space(genes: tuple[Gene, ...], network: Network) -> SearchSpace:
@@ -116,14 +122,7 @@ def _genes(options: Options, accelerator: CostModel) -> tuple[Gene, ...]:
     """The genes of a run: defaults, those asked for, the accelerator's dataflows, and the choices that are given."""
     dataflows = options.dataflows or accelerator.dataflows
     known = {gene.name: gene for gene in all_genes(dataflows)}
-    given = {name: tuple(choices) for name, choices in options.genes.items()}
-    for name in given:
-        if name not in known:
-            raise EmomcError(f"unknown gene {name!r}. Genes: {', '.join(known)}.")
-    for bits in given.get(ACTIVATION_BITS, ()):
-        if bits not in ACTIVATION_WIDTHS:
-            expected = ", ".join(map(str, ACTIVATION_WIDTHS))
-            raise EmomcError(f"activation_bits cannot be {bits!r}: choose from {expected}.")
+    given = dict(options.genes)
     if GRANULARITY in given:  # single weights are the mildest choice, and the only one that suits every layer
         given[GRANULARITY] = tuple(dict.fromkeys((WEIGHT, *given[GRANULARITY])))
     names = {gene.name for gene in default_genes(dataflows)} | set(given)

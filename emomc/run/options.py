@@ -10,6 +10,7 @@ from typing import Any
 
 from emomc.errors import EmomcError
 from emomc.files import atomic_write
+from emomc.genome import checked_choices
 
 _FILE = "run.json"
 
@@ -45,7 +46,8 @@ class Options:
         max_loss: networks that lose more error than this against the dense one are of no interest; a fraction.
         strategy: name of a search strategy.
         method: how layers are compressed.
-        genes: choices of a gene that replace the default ones, by gene name.
+        genes: choices of a gene that replace the default ones, by gene name; numbers are brought in order, mildest
+            first.
         seed: of all random choices.
         budget: networks to measure.
         minutes: time after which no further round is started; None for no limit.
@@ -68,6 +70,23 @@ class Options:
     minutes: float | None = None
     points: int = 40
     recovery: Recovery | None = None
+
+    def __post_init__(self) -> None:
+        """Bring choices into one form.
+
+        Raises:
+            EmomcError: a value that no run can have.
+        """
+        genes = {name: checked_choices(name, choices) for name, choices in self.genes.items()}
+        object.__setattr__(self, "genes", genes)
+        for name, least in (("seed", 0), ("budget", 0), ("points", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise EmomcError(f"{name} {value!r}: expected a whole number of at least {least}.")
+        if not 0 <= self.max_loss <= 1:
+            raise EmomcError(f"max_loss {self.max_loss!r}: expected a fraction from 0 to 1; 0.05 is five points.")
+        if self.minutes is not None and not self.minutes >= 0:
+            raise EmomcError(f"minutes {self.minutes!r}: expected a number of at least 0, or None.")
 
 
 _MAY_CHANGE = ("budget", "minutes", "points")

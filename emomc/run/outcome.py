@@ -56,7 +56,8 @@ class FrontPoint:
         selection_error: on the selection split.
         estimated_error: on the selection split, freed of chance as far as the search can tell: measured and predicted,
             each by its certainty, or measured alone. Points are chosen by it, which leaves the test split out of it.
-        objectives: value of every objective but the error, by column name, in SI units.
+        objectives: value of every objective but the error, by column name, in SI units; of those of the user's that use
+            errors, by the selection error.
         configuration: its choices.
     """
 

@@ -78,7 +78,7 @@ def search_with_recovery(
     if recovery.networks < 1:
         raise EmomcError(f"{recovery}: at least one network is trained.")
     _budget(recovery)
-    path = Path(folder)
+    path = Path(folder).absolute()
     task = look_up(options, task).task  # a typo shows now: the parts look up what they need only after training
     if task.training is None:
         raise EmomcError(f"task {task.name!r} offers no training images: give it `training`, an emomc TrainingData.")
@@ -102,7 +102,7 @@ class _Candidate:
         estimate: of that error, chance taken out.
         file: in the folder of the search.
         name: of its file in the folder of the run.
-        exact: every objective but the error, by column name.
+        columns: every objective but the error, by column name.
         configuration: its choices, the pruning of the network that was trained among them.
     """
 
@@ -112,7 +112,7 @@ class _Candidate:
     estimate: float
     file: Path
     name: str
-    exact: Mapping[str, float]
+    columns: Mapping[str, float]
     configuration: Configuration
 
 
@@ -284,7 +284,7 @@ class _Recovering:
         genomes, errors, estimates = ledger.genomes[front], ledger.errors[front], ledger.estimated_errors()[front]
         paths, _ = search.write(genomes, "selection", "writing the front")
         values, believed = (session.problem.values(genomes, each)[0] for each in (errors, estimates))
-        exact = search.exact(genomes)
+        columns = search.columns(genomes, errors)
         return [
             _Candidate(
                 values[row],
@@ -293,7 +293,7 @@ class _Recovering:
                 float(estimates[row]),
                 paths[row],
                 f"{number}-{paths[row].name}",
-                exact[row],
+                columns[row],
                 _with(pruning, session.space.decode(genomes[row])),
             )
             for row in range(len(genomes))
@@ -320,7 +320,7 @@ class _Recovering:
                 Measurement(**measured[i]),
                 each.error,
                 each.estimate,
-                each.exact,
+                each.columns,
                 each.configuration,
             )
             for i, each in enumerate(kept)

@@ -131,12 +131,17 @@ class Search:
         low, high = np.min(ends, axis=(0, 1)), np.max(ends, axis=(0, 1))
         return np.where(built_in, 0.0, np.minimum(low, 0.0)), np.where(built_in, known, high)
 
-    def exact(self, genomes: NDArray[np.int64]) -> list[dict[str, float]]:
-        """Every objective but the error of each genome, by column name; energy and size always among them."""
-        batch = Batch(genomes, self._session.costs, np.zeros(len(genomes)))
+    def columns(self, genomes: NDArray[np.int64], errors: Doubles) -> list[dict[str, float]]:
+        """Every objective but the error of each genome, by column name; energy and size always among them.
+
+        Args:
+            genomes: canonical, ``(n, n_var)``.
+            errors: measured on the selection split, ``(n,)``, which own objectives may work with.
+        """
+        batch = Batch(genomes, self._session.costs, errors)
         columns = {"energy_joule": batch.cost("energy"), "size_bytes": batch.cost("size")}
         for each in self._problem.objectives:
-            if not each.measured:
+            if each.name != "error":
                 columns[column_name(each.name, each.unit)] = each(batch)
         return [{name: float(values[row]) for name, values in columns.items()} for row in range(len(genomes))]
 
@@ -158,7 +163,7 @@ class Search:
             return ()
         genomes, (counted, worst) = np.array(self._genomes), self._judged()
         volumes = growth(counted, self.ideal, self.reference)
-        exact = self.exact(genomes)
+        columns = self.columns(genomes, np.array([measured.error for *_, measured in self._log]))
         return tuple(
             Evaluation(
                 number=row + 1,
@@ -168,7 +173,7 @@ class Search:
                 error=measured.error,
                 standard_error=measured.standard_error,
                 distance=measured.distance,
-                objectives=exact[row],
+                objectives=columns[row],
                 violation=float(worst[row]),
                 hypervolume=volumes[row],
                 genome=tuple(genomes[row].tolist()),
@@ -180,19 +185,19 @@ class Search:
         """Write every point of the front to a file and measure the decoded file on the test split."""
         session, evaluations = self._session, self.evaluations()
         front = self.front(ledger)
-        genomes, errors = ledger.genomes[front], ledger.errors[front].tolist()
+        genomes, errors = ledger.genomes[front], ledger.errors[front]
         estimates = ledger.estimated_errors()[front].tolist()
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         paths, measured = self.write(genomes, "test", "measuring the front")
-        exact = self.exact(genomes)
+        columns = self.columns(genomes, errors)
         points = tuple(
             FrontPoint(
                 f"p{i:02d}",
                 f"{POINTS}/{paths[i].name}",
                 Measurement(**measured[i]),
-                errors[i],
+                float(errors[i]),
                 estimates[i],
-                exact[i],
+                columns[i],
                 session.space.decode(genomes[i]),
             )
             for i in range(len(genomes))

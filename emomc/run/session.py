@@ -78,7 +78,7 @@ class Session:
         *,
         task: Task | None = None,
         objectives: Sequence[str | Objective] | None = None,
-        constraints: Sequence[Constraint] = (),
+        constraints: Sequence[str | Constraint] = (),
         settings: Settings | None = None,
         workers: int | None = None,
         time_limit: float | None = None,
@@ -106,9 +106,9 @@ class Session:
         chosen = objectives or options.objectives
         if options.recovery is not None:
             raise EmomcError("options.recovery: training between the stages is done by emomc.search_with_recovery.")
-        names = tuple(each if isinstance(each, str) else each.name for each in chosen)
+        names = tuple(each if isinstance(each, str) else load_objective(each).name for each in chosen)
         options = replace(options, objectives=names)
-        self.folder, self.options, self._progress = Path(folder), options, progress
+        self.folder, self.options, self._progress = Path(folder).absolute(), options, progress
         self.failures: dict[str, str] = {}
         self._settings = settings or Settings()
         self._time_limit, self._scheduler = time_limit, scheduler

@@ -86,6 +86,10 @@ class Store:
     def _clear_errors(self) -> Iterator[None]:
         try:
             yield
+        except sqlite3.ProgrammingError as error:
+            raise EmomcError(
+                f"{self._path}: {error} Use a session in the thread that opened it, and before it is closed."
+            ) from None
         except sqlite3.OperationalError as error:
             raise EmomcError(
                 f"{self._path}: cannot write or read the store: {error}. What was measured before is kept; free disk "

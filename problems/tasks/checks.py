@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import torch
 
@@ -62,11 +63,14 @@ def _check_outputs(task: Task) -> None:
                 f"the {name} split has label {largest} but the network has {logits.shape[1]} outputs, "
                 f"so labels go to {logits.shape[1] - 1}. Use the labels that the network was trained with."
             )
-    errors = task.error(logits, targets)
-    if errors.shape != (len(targets),) or not bool(torch.isfinite(errors).all()):
+    try:
+        errors: Any = task.error(logits, targets)
+    except Exception as error:
+        raise EmomcError(f"its error function fails on {len(targets)} samples: {error!r}.") from error
+    if not isinstance(errors, torch.Tensor) or errors.shape != (len(targets),) or not bool(errors.isfinite().all()):
+        shown = errors.tolist() if isinstance(errors, torch.Tensor) else repr(errors)
         raise EmomcError(
-            f"its error function gives {errors.tolist()} for {len(targets)} samples; "
-            "expected one finite number a sample."
+            f"its error function gives {shown} for {len(targets)} samples; expected a tensor of one finite number each."
         )
 
 
