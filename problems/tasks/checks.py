@@ -70,7 +70,8 @@ def _check_outputs(task: Task) -> None:
     if not isinstance(errors, torch.Tensor) or errors.shape != (len(targets),) or not bool(errors.isfinite().all()):
         shown = errors.tolist() if isinstance(errors, torch.Tensor) else repr(errors)
         raise EmomcError(
-            f"its error function gives {shown} for {len(targets)} samples; expected one finite number a sample, in a tensor."
+            f"its error function gives {shown} for {len(targets)} samples; "
+            "expected one finite number a sample, in a tensor."
         )
 
 
