@@ -162,7 +162,7 @@ def peak_memory(batch: Batch) -> Doubles:
 @objective("idle")
 def idle(batch: Batch) -> Doubles:
     """Fraction of the array's multiply-accumulate slots that the layers leave empty: one minus the utilization."""
-    return np.asarray(1.0 - batch.macs.sum() / batch.cost("slots"))
+    return np.asarray(1.0 - batch.cost("filled_slots") / batch.cost("slots"))
 
 
 DEFAULT_OBJECTIVES = ("error", "energy", "size")
@@ -239,8 +239,19 @@ class Constraint:
         return np.asarray((self.objective(batch) - self.limit) / (abs(self.limit) or 1.0))
 
 
-_PREFIXES: Mapping[str, float] = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
-_BOUND = re.compile(r"^\s*([\w:.\-]+)\s*<=?\s*([-+.\deE]+)\s*([pnumkMG]?)(B|J|s|%|)\s*$")
+_PREFIXES: Mapping[str, float] = {
+    "p": 1e-12,
+    "n": 1e-9,
+    "u": 1e-6,
+    "µ": 1e-6,
+    "μ": 1e-6,
+    "m": 1e-3,
+    "": 1.0,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+}
+_BOUND = re.compile(r"^\s*([\w:.\-]+)\s*<=?\s*([-+.\deE]+)\s*([pnuµμmkMG]?)(B|J|s|%|)\s*$")
 
 
 def parse_constraint(text: str) -> Constraint:

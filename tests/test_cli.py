@@ -216,6 +216,33 @@ def test_a_damaged_file_is_not_verified(run, tmp_path):
     assert "checksum" in refused("verify", tmp_path / "damaged.emomc")
 
 
+def test_what_is_damaged_is_named_and_all_else_is_checked(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    damaged, missing = (copy / rows(run)[row]["file"] for row in (0, 1))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    missing.unlink()
+    done = CliRunner().invoke(main, ["verify", str(copy)])
+    assert done.exit_code == 1
+    text = done.output
+    names = [row["point"] for row in rows(run)]
+    assert f"{names[0]}, {names[1]} of {len(names)} checked differ" in text
+    assert text.count("writes the file anew") == 2 and text.count("as reported") == len(names) - 2
+    out = tmp_path / "out.emomc"
+    assert "checksum" in refused("export", copy, names[0], "--out", out)
+    assert not out.exists()
+    assert "is what is exported" in refused("export", copy, names[2], "--out", copy / rows(run)[2]["file"], "--force")
+    good(*SEARCH, "--run", copy)
+    assert "as reported" in good("verify", copy)
+
+
+def test_a_table_in_a_pipe_keeps_its_rows_whole(run, monkeypatch):
+    monkeypatch.setattr("emomc.cli.output._WIDTH_OF_FILES", 60)
+    text = good("show", run)
+    for row in rows(run):
+        assert re.search(rf"{row['point']}.* [nµ]?J .* k?B .*{row['file']}", text)
+    assert "…" not in text
+
+
 def test_export_does_not_replace_a_file_unasked(run, tmp_path):
     out = tmp_path / "kept.emomc"
     out.write_text("precious")
@@ -261,6 +288,13 @@ def test_the_file_of_a_point_costs_what_the_point_costs(run):
         (["search", "digits", "--gene", "activation_bits=9"], "expected 2 to 8, or 16"),
         (["search", "digits", "--activation-bits", "eight"], "expected 2 to 8, or 16"),
         (["search", "digits", "--data", "somewhere"], "Its options: checkpoint"),
+        (["search", "digits", "--constraint", "latency<=1ms"], "'published' does not tell 'latency'"),
+        (["search", "digits", "--objective", "error", "--objective", "idle"], "'published' does not tell 'idle'"),
+        (["search", "digits", "--gene", "dataflow=X:YY"], "Did you mean 'X:Y'"),
+        (["search", "digits", "--constraint", "energy<=2µJ", "--gene", "bit_width=1"], "expected 2 to 16"),
+        (["cost", "digits", "--bits", "8", "--point", "p03"], "--bits is of a dense network"),
+        (["cost", "digits", "--run", "nowhere"], "--run goes with --point"),
+        (["compress", "digits", "--config", "w4", "--run", "nowhere", "--out", "x"], "--run goes with --point"),
         (["show", "nowhere"], "emomc search TASK --run nowhere"),
         (["pick", "nowhere", "--max-size", "big"], "such as 100kB"),
         (["salvage", "nowhere"], "no store"),

@@ -368,7 +368,8 @@ def test_slots_of_a_ragged_array() -> None:
     """Channels that do not fill the last rows and columns leave slots empty, and `idle` is their share of all."""
     layers = [conv("ragged", 5, 7, 6), conv("other", 7, 3, 4)]
     axes = CostAxes([0.0], [8], [0], ("CI:CO",), activation_bits=8)
-    slots = PhysicalModel(TINY).tables(layers, axes)["slots"]
+    tables = PhysicalModel(TINY).tables(layers, axes)
+    slots, filled = tables["slots"], tables["filled_slots"]
     pixels_and_taps = [layer.macs // (layer.calls[0].K * layer.calls[0].C) for layer in layers]
     expected = [
         math.ceil(layer.calls[0].C / TINY.rows) * math.ceil(layer.calls[0].K / TINY.columns) * rest
@@ -376,7 +377,7 @@ def test_slots_of_a_ragged_array() -> None:
     ]
     assert slots.ravel().tolist() == [cycles * TINY.rows * TINY.columns for cycles in expected]
     space = SearchSpace.full(["ragged", "other"], [Gene("dataflow", ("CI:CO",), ordinal=False)])
-    costs = CostTables(space, tuple(layers), {"slots": slots.reshape(2, 1)}, {})
+    costs = CostTables(space, tuple(layers), {"slots": slots.reshape(2, 1), "filled_slots": filled.reshape(2, 1)}, {})
     empty = 1 - sum(layer.macs for layer in layers) / slots.sum()
     assert load_objective("idle")(Batch(np.zeros((1, 2), np.int64), costs)) == pytest.approx([empty])
     assert 0 < empty < 1

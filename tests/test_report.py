@@ -247,6 +247,8 @@ def test_an_empty_front_says_so(tmp_path):
         (3e-15, "J", "0.00300 pJ"),
         (0.0, "J", "0.00 J"),
         (40.5e6, "", "40.5 M"),
+        (0.9082, "", "0.908"),
+        (-0.0529, "", "-0.0529"),
     ],
 )
 def test_numbers_carry_three_digits_and_a_prefix(value, unit, text):

@@ -12,8 +12,9 @@ from torch import nn
 from emomc.coding import blob_cost, decode_tensor
 from emomc.compression import Bank
 from emomc.genome import BIT_WIDTH, CHANNEL, DATAFLOW, GRANULARITY, PRUNE_RATIO, SHARED_VALUES, Gene, SearchSpace
-from emomc.hardware import load_accelerator
+from emomc.hardware import PhysicalModel, load_accelerator
 from emomc.network import trace
+from emomc.problems import Batch, load_objective
 from emomc.run import Options, Session
 from emomc.run.tables import cost_tables
 
@@ -44,10 +45,11 @@ def test_a_network_costs_what_its_stored_layers_cost(accelerator: str, module: n
     costs = cost_tables(bank, network.layers, model, 100.0, sparsity)
     genomes = space.random(25, np.random.default_rng(0))
     found = costs.evaluate(genomes, ["energy", "size"])
+    empty = load_objective("idle")(Batch(genomes, costs)) if "slots" in model.metrics else None
     seen = set()
     for number, genome in enumerate(genomes):
         configuration, variants = space.decode(genome), bank.variants_of(genome[None])[0]
-        energy, size = 0.0, 100
+        energy, size, slots, macs = 0.0, 100, 0.0, 0
         for index, whole in enumerate(network.layers):
             chosen, layer, blob = configuration.layers[whole.name], whole, bank.blob(index, int(variants[index]))
             integers = decode_tensor(blob, layer.weight_shape).integers
@@ -56,6 +58,8 @@ def test_a_network_costs_what_its_stored_layers_cost(accelerator: str, module: n
                 assert live.sum() == len(live) - round(float(chosen[PRUNE_RATIO]) * len(live))
                 integers, layer = integers[:, live], layer.with_inputs(int(live.sum()))
             seen.add((index, chosen[GRANULARITY]))
+            if isinstance(model, PhysicalModel):
+                macs, slots = macs + layer.macs, slots + layer.macs / model.utilization(layer, str(chosen[DATAFLOW]))
             items = model.breakdown(
                 layer,
                 1 - np.count_nonzero(integers) / integers.size,
@@ -68,6 +72,7 @@ def test_a_network_costs_what_its_stored_layers_cost(accelerator: str, module: n
             energy, size = energy + sum(items.values()), size + blob_cost(len(blob))
         assert found["energy"][number] == pytest.approx(energy, rel=1e-9)
         assert found["size"][number] == size
+        assert empty is None or 0 <= empty[number] == pytest.approx(1 - macs / slots, abs=1e-9)
     assert len(seen) == 9
 
 

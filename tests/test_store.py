@@ -156,6 +156,22 @@ def test_a_spoilt_page_costs_the_rows_on_it_and_no_others(tmp_path: Path) -> Non
     assert found[0] == 0 and found[-1] == ROWS - 1
 
 
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.9])
+def test_a_store_that_was_cut_short_keeps_the_rows_of_the_pages_that_are_left(tmp_path: Path, part: float) -> None:
+    path = filled(tmp_path / "store.sqlite")
+    data = path.read_bytes()
+    left = int(part * len(data))
+    path.write_bytes(data[:left])
+    with pytest.raises(EmomcError, match="damaged"):
+        Store(path)
+    saved, kept = salvage(path)
+    assert kept.read_bytes() == data[:left]
+    assert len(read_back(path)) == saved
+    complete = [number for number in table_pages(filled(tmp_path / "whole.sqlite")) if (number + 1) * 4096 <= left]
+    assert saved >= len(complete) * ROWS // (len(data) // 4096) * 0.9
+    assert not [each for each in tmp_path.iterdir() if each.is_dir()]
+
+
 @pytest.mark.parametrize(
     ("start", "length"),
     [(0, 100), (0, 4096), (16, 8), (100, 3000), (-4096, 4096), (20_000, 10), (50_000, 30_000), (0, 10**9)],

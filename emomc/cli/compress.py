@@ -81,6 +81,8 @@ def compress(
             "expected one configuration: --config FILE, or --prune-ratio, --bit-width and --shared-values for all "
             "layers alike, or --point of a run."
         )
+    if run and not point:
+        raise EmomcError("--run goes with --point, whose configuration is taken.")
     if out.exists() and (not force or out.is_dir()):
         raise EmomcError(f"{out} exists. Choose another name, or replace it with --force.")
     from emomc.cli.progress import shown_progress

@@ -83,6 +83,10 @@ def cost(
         if bits or point or run:
             raise EmomcError(f"{source} is a file, which has its own bits: --bits, --point and --run go with a task.")
         subject = _of_file(Path(source), task, task_options(**given))
+    elif point and bits:
+        raise EmomcError("--bits is of a dense network: a point has bits of its own.")
+    elif run and not point:
+        raise EmomcError(f"--run goes with --point: name one of {run}, such as --point p03.")
     elif task:
         raise EmomcError("--task goes with a file. Name the task itself: emomc cost TASK.")
     elif point:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +13,7 @@ from emomc.cli.faults import Different
 from emomc.cli.runs import FOLDER
 from emomc.cli.search import task_options
 from emomc.errors import EmomcError
+from emomc.files import atomic_write
 
 if TYPE_CHECKING:
     from emomc.coding import NetworkFile
@@ -62,17 +62,25 @@ def export(
       state = torch.load("digits.pt", weights_only=True)
     """  # noqa: D301 - click's mark
     path = file_of(source, point)
-    if out.exists() and (not force or out.is_dir() or out.samefile(path)):
+    if out.exists() and out.samefile(path):
+        raise EmomcError(f"{out} is what is exported. Choose another name.")
+    if out.exists() and (not force or out.is_dir()):
         raise EmomcError(f"{out} exists. Choose another name, or replace it with --force.")
+    if weights != "coded" and kind != "onnx":
+        raise EmomcError("--weights goes with --to onnx.")
     if shrink and kind != "emomc":
         raise EmomcError("--shrink goes with --to emomc; what it writes can be exported again.")
     out.parent.mkdir(parents=True, exist_ok=True)
+    from emomc.coding import read_network
+
     if shrink:
         from emomc.export import shrink_file
 
         shrink_file(path, out)
     elif kind == "emomc":
-        shutil.copyfile(path, out)
+        read_network(path)  # a damaged file is refused, not copied
+        with atomic_write(out) as stream:
+            stream.write(path.read_bytes())
     else:
         from emomc.export import export_onnx, export_state_dict
 
@@ -153,6 +161,10 @@ def _verify_file(path: Path, given: str | None, options: Mapping[str, Any]) -> N
     result = measure_file(path, task)
     loss = points(result.difference, result.standard_error)
     click.echo(f"error {percent(result.error)} ({result.error!r}) on {result.samples} test samples, loss {loss} points")
+    if not options.get("checkpoint"):
+        click.echo(
+            "The loss is against the task's own weights: --checkpoint names those that were compressed, if others."
+        )
 
 
 def task_of_file(file: NetworkFile, given: str | None, options: Mapping[str, Any]) -> tuple[str, Task | None]:
@@ -184,7 +196,11 @@ def _agrees(point: Point, path: Path, task: Task) -> bool:
     from emomc.export import measure_file
     from emomc.report import SIZE, percent
 
-    found, size = measure_file(path, task), path.stat().st_size
+    try:
+        found, size = measure_file(path, task), path.stat().st_size
+    except EmomcError as error:
+        click.echo(f"{point.name}  {error} Repeating the search's command writes the file anew.")
+        return False
     same = (found.error, found.standard_error) == (point.error, point.standard_error) and size == point.costs[SIZE]
     verdict = "as reported" if same else f"reported: {point.error!r}, {point.costs[SIZE]:.0f} bytes"
     click.echo(f"{point.name}  error {percent(found.error)} ({found.error!r}), {size} bytes: {verdict}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from emomc.report import RunData
 
 _WIDTH_OF_FILES = 140  # a pipe has no width: keep rows whole
@@ -20,11 +22,21 @@ def console() -> Console:
 
 
 def print_run(run: RunData) -> None:
-    """The front as a table, without the files where the terminal is too narrow for them, and facts of the search."""
+    """The front as a table, without files on a terminal too narrow for them, and facts of the search.
+
+    A row is never cut: a terminal that is narrower still folds it.
+    """
     from emomc.report import front_table, search_facts
 
     out, table = console(), front_table(run)
-    needed = out.measure(table, options=out.options.update(width=_WIDE)).maximum
-    out.print(table if needed <= out.width else front_table(run, files=False))
+    if out.is_terminal and _width(out, table) > out.width:
+        table = front_table(run, files=False)
+    narrow, out.width = out.width, max(out.width, _width(out, table))
+    out.print(table)
+    out.width = narrow
     for fact in search_facts(run):
         out.print(fact)
+
+
+def _width(out: Console, table: Table) -> int:
+    return out.measure(table, options=out.options.update(width=_WIDE)).maximum

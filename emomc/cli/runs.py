@@ -108,7 +108,9 @@ def _limits(run: RunData, texts: tuple[str, ...]) -> dict[str, float | None]:
         if name not in columns:
             raise unknown_name("objective", name, columns)
         unit = run.name_and_unit(columns[name])[1]
-        limits[columns[name]] = amount(value, unit, f"{name}=2m{unit}" if unit else f"{name}=10%")
+        limits[columns[name]] = amount(
+            value, unit, f"{name}=2{'k' if unit == 'B' else 'm'}{unit}" if unit else f"{name}=10%"
+        )
     return limits
 
 

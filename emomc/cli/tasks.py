@@ -6,6 +6,8 @@ import inspect
 
 import click
 
+_OPTIONS = ("data", "checkpoint", "download")  # of commands, handed on to the task
+
 
 @click.command(short_help="List what can be compressed.")
 def tasks() -> None:
@@ -37,6 +39,8 @@ def _described() -> list[tuple[str, str, str]]:
             rows.append((entry.name, f"cannot be loaded: {error}", ""))
             continue
         description = (inspect.getdoc(function) or "").partition("\n")[0]
-        options = " ".join(f"--{name.replace('_', '-')}" for name in inspect.signature(function).parameters)
+        options = " ".join(
+            f"--{name.replace('_', '-')}" for name in inspect.signature(function).parameters if name in _OPTIONS
+        )
         rows.append((entry.name, description, options))
     return rows

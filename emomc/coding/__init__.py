@@ -2,7 +2,7 @@
 
 from emomc.coding.blob import BlobInfo, decode_floats, decode_tensor, describe_tensor, encode_floats, encode_tensor
 from emomc.coding.codecs import CODECS, SHAPED, Codec, smallest
-from emomc.coding.container import NetworkFile, blob_cost, container_overhead, read_network, write_network
+from emomc.coding.container import NetworkFile, blob_cost, container_overhead, is_whole, read_network, write_network
 from emomc.coding.contents import FileContents, LayerContent, file_contents
 from emomc.coding.conventions import CONVENTIONS, SizeConvention, entropy_bound, size_convention
 from emomc.coding.spreading import encode_tensors
@@ -29,6 +29,7 @@ __all__ = [
     "encode_tensors",
     "entropy_bound",
     "file_contents",
+    "is_whole",
     "read_network",
     "size_convention",
     "smallest",

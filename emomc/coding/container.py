@@ -144,6 +144,15 @@ def read_network(path: str | os.PathLike[str]) -> NetworkFile:
     )
 
 
+def is_whole(path: Path) -> bool:
+    """Whether there is a file and `read_network` takes it."""
+    try:
+        read_network(path)
+    except EmomcError:
+        return False
+    return True
+
+
 def container_overhead(header: Mapping[str, Any], layers: Iterable[str], arrays: Mapping[str, NDArray[Any]]) -> int:
     """Bytes of a file besides its blobs; of ``arrays`` only names, types and shapes matter, not the values."""
     names = list(layers)

@@ -6,7 +6,16 @@ from emomc.hardware.accelerator import Accelerator, Sparsity
 from emomc.hardware.accesses import array_accesses
 from emomc.hardware.dataflow import DATAFLOWS
 from emomc.hardware.fusion import FusionPlan, fuse
-from emomc.hardware.interface import METRICS, CostAxes, CostModel, Metric, by_level, combine_layers, total
+from emomc.hardware.interface import (
+    METRICS,
+    CostAxes,
+    CostModel,
+    Metric,
+    by_level,
+    check_dataflows,
+    combine_layers,
+    total,
+)
 from emomc.hardware.memory import peak_memory
 from emomc.hardware.physical import PhysicalModel
 from emomc.hardware.published import PublishedModel
@@ -28,6 +37,7 @@ __all__ = [
     "accelerators",
     "array_accesses",
     "by_level",
+    "check_dataflows",
     "combine_layers",
     "compulsory_words",
     "from_zigzag",

@@ -33,6 +33,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "latency": Metric("second"),
         "peak_memory": Metric("byte", "max"),
         "slots": Metric("multiply-accumulate"),
+        "filled_slots": Metric("multiply-accumulate"),
     }
 )
 

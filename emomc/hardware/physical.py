@@ -50,7 +50,7 @@ class PhysicalModel(CostModel):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return ("energy", "traffic", "latency", "peak_memory", "slots")
+        return ("energy", "traffic", "latency", "peak_memory", "slots", "filled_slots")
 
     def itemize(self, layers: Sequence[Layer], axes: CostAxes) -> dict[str, Array]:
         """Energy by item, each (L, P, Q, S, D) or with length-1 axes, in joules. Raises EmomcError as `tables` does."""
@@ -64,14 +64,15 @@ class PhysicalModel(CostModel):
                 one word of each operand, or per-layer arrays of the wrong shape.
         """
         charges = self._evaluate(layers, axes)
+        slots = np.array([[self._slots(layer, flow) for flow in axes.dataflow] for layer in layers])
+        filled = np.array([[float(layer.macs)] for layer in layers])
         return {
             "energy": total(charges.items),
             "traffic": charges.traffic,
             "latency": charges.latency,
             "peak_memory": self._peak_memory(layers, axes),
-            "slots": np.array([[self._slots(layer, flow) for flow in axes.dataflow] for layer in layers])[
-                :, None, None, None
-            ],
+            "slots": slots[:, None, None, None],
+            "filled_slots": filled[:, None, None, None],
         }
 
     def reference(self, layers: Sequence[Layer], dataflow: str, precision: str = "fp32") -> dict[str, float]:

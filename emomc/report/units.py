@@ -17,7 +17,12 @@ def si_scale(value: float) -> tuple[float, str]:
 
 
 def si(value: float, unit: str) -> str:
-    """Three digits, a prefix and the unit: ``"20.2 µJ"``, ``"7.16 kB"``; bytes below 1000 are whole."""
+    """Three digits, a prefix and the unit: ``"20.2 µJ"``, ``"7.16 kB"``; bytes below 1000 are whole.
+
+    A number without a unit that is below 1 has no prefix: it is a share more often than not.
+    """
+    if not unit and abs(value) < 1:
+        return f"{value:.3g}"
     scale, prefix = si_scale(float(f"{value:.3g}"))
     if unit == "B" and not prefix:
         return f"{value:.0f} B"

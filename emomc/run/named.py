@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from emomc.errors import EmomcError, unknown_name
 from emomc.genome import (
     CHANNEL,
+    DATAFLOW,
     GRANULARITY,
     WEIGHT,
     Gene,
@@ -18,7 +19,7 @@ from emomc.genome import (
     default_genes,
     pattern_of,
 )
-from emomc.hardware import CostModel, load_accelerator
+from emomc.hardware import METRICS, CostModel, check_dataflows, load_accelerator
 from emomc.network import Network, trace
 from emomc.problems.objectives import BUILT_IN, Constraint, Objective, load_objective, parse_constraint
 from emomc.problems.tasks import Task, check_task, load_task
@@ -75,6 +76,7 @@ def look_up(
         raise unknown_name("strategy", options.strategy, STRATEGIES)
     accelerator = load_accelerator(options.accelerator)
     genes = _genes(options, accelerator)
+    _check_offered(accelerator, (*wanted, *(each.objective for each in bounds)))
     if task is None:
         task = load_task(options.task, **options.task_options)
     else:
@@ -83,6 +85,17 @@ def look_up(
     if not network.layers:
         raise EmomcError(f"task {task.name!r}: the network has no convolution or linear layer to compress.")
     return Named(task, network, accelerator, _space(genes, network), wanted, bounds)
+
+
+def _check_offered(accelerator: CostModel, objectives: Sequence[Objective]) -> None:
+    """Refuse a built-in objective that needs what an accelerator's model does not tell."""
+    for each in objectives:
+        metric = {"idle": "slots"}.get(each.name, each.name)
+        if each.name in BUILT_IN and metric in METRICS and metric not in accelerator.metrics:
+            raise EmomcError(
+                f"accelerator {accelerator.name!r} does not tell {each.name!r}: it tells "
+                f"{', '.join(accelerator.metrics)}. Take another one, such as generic-45nm."
+            )
 
 
 def _check_columns(objectives: Sequence[Objective]) -> None:
@@ -123,6 +136,7 @@ def _genes(options: Options, accelerator: CostModel) -> tuple[Gene, ...]:
     dataflows = options.dataflows or accelerator.dataflows
     known = {gene.name: gene for gene in all_genes(dataflows)}
     given = dict(options.genes)
+    check_dataflows(accelerator, [str(each) for each in given.get(DATAFLOW, dataflows)])
     if GRANULARITY in given:  # single weights are the mildest choice, and the only one that suits every layer
         given[GRANULARITY] = tuple(dict.fromkeys((WEIGHT, *given[GRANULARITY])))
     names = {gene.name for gene in default_genes(dataflows)} | set(given)

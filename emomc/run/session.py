@@ -23,6 +23,7 @@ from emomc.accuracy.sensitivity import (
     plan_probes,
     sensitivity_table,
 )
+from emomc.coding import is_whole
 from emomc.compression import CALIBRATED, Calibration
 from emomc.compression.bank import Bank
 from emomc.compression.networkfile import file_overhead
@@ -253,7 +254,7 @@ class Session:
         results: dict[str, dict[str, Any]] = {}
         for key, job in zip(keys, jobs, strict=True):
             stored = self._store.get(key)
-            if stored is not None and self._counts(job, stored) and (job.makes is None or job.makes.exists()):
+            if stored is not None and self._counts(job, stored) and (job.makes is None or is_whole(job.makes)):
                 results[key] = stored
         missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in results}
         done = len(jobs) - len(missing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from emomc.errors import EmomcError
 from emomc.run.lock import FolderLock
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS measurements (key TEXT PRIMARY KEY, result TEXT NOT NULL, note TEXT NOT NULL)"
+
+_HEADER, _PAGE_SIZE, _PAGE_COUNT = 100, slice(16, 18), slice(28, 32)  # of an SQLite file, big-endian; sqlite.org
 
 
 class Store:
@@ -122,7 +125,8 @@ def salvage(path: Path) -> tuple[int, Path]:
 
 def _move_readable(path: Path) -> tuple[int, Path]:
     damaged = _free_name(path)
-    rows = _readable_rows(path)
+    with _whole_pages(path) as readable:
+        rows = _readable_rows(readable)
     for suffix in ("", "-wal", "-shm"):
         part = path.with_name(path.name + suffix)
         if part.exists():
@@ -139,6 +143,22 @@ def _free_name(path: Path) -> Path:
     while (candidate := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
     return candidate
+
+
+@contextmanager
+def _whole_pages(path: Path) -> Iterator[Path]:
+    """A file that was cut short, as a copy of the pages that are left: SQLite reads none of one that lacks some."""
+    data = bytearray(path.read_bytes())
+    size = int.from_bytes(data[_PAGE_SIZE], "big") or 1
+    left = len(data) // (65536 if size == 1 else size)
+    if len(data) < _HEADER or not 0 < left < int.from_bytes(data[_PAGE_COUNT], "big"):
+        yield path
+        return
+    data[_PAGE_COUNT] = left.to_bytes(4, "big")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(data)
+        yield copy
 
 
 def _readable_rows(path: Path) -> list[tuple[str, str, str]]:
