@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def test_files_hold_what_was_pruned_trained_and_rounded(run: Path) -> None:
     assert {path.name for path in (run / "points").iterdir()} == {Path(point.file).name for point in found.points}
     weights = [torch.load(path, weights_only=True)["state_dict"] for path in run.glob("recovered-*/trained.pt")]
     assert len(weights) == 2
-    for point in found.points:
+    recovered = [point for point in found.points if "untrained" not in point.file]
+    assert 0 < len(recovered) < len(found.points)
+    for point in recovered:
         state = emomc.load(run / point.file).state_dict()
         names = [f"{layer}.weight" for layer in point.genes]
         zeros = {name: float((state[name] == 0).float().mean()) for name in names}
@@ -68,17 +71,18 @@ def test_no_point_beats_another_in_measured_and_in_estimated_error(run: Path) ->
 def test_the_history_runs_through_all_parts(run: Path) -> None:
     history = read_run(run).history
     assert [each.number for each in history] == list(range(1, len(history) + 1))
-    assert [each.stage for each in history] == ["prune"] * 4 + ["network 1"] * 6 + ["network 2"] * 6
+    parts = {"prune": 2, "network 1": 5, "network 2": 5, "untrained": 4}
+    assert Counter(each.stage for each in history) == parts
     volumes = [each.hypervolume for each in history]
     assert volumes == sorted(volumes)
-    assert volumes[-1] > volumes[3]  # rounding adds to what pruning alone reaches
+    assert volumes[-1] > volumes[1]  # rounding adds to what pruning alone reaches
 
 
 def test_the_budget_of_networks_that_are_not_there_goes_to_the_others(tmp_path: Path) -> None:
     only = {**GENES, "prune_ratio": (0.5,)}
     options = replace(OPTIONS, genes=only, budget=8)
     outcome = search_with_recovery(tmp_path, options, workers=1)
-    assert [each.stage for each in outcome.evaluations] == ["prune"] + ["network 1"] * 7
+    assert [each.stage for each in outcome.evaluations] == ["prune"] + ["network 1"] * 5 + ["untrained"] * 2
 
 
 def test_repeating_measures_nothing_and_a_killed_one_ends_alike(run: Path, tmp_path: Path) -> None:
@@ -150,7 +154,18 @@ def test_networks_that_stay_outside_the_limits_are_named(tmp_path: Path) -> None
     )
     with pytest.raises(emomc.EmomcError, match="Train longer"):
         search_with_recovery(tmp_path, options, workers=1, notice=told.append)
-    assert len(told) == 1
+    assert [each.split(" has")[0].split(":")[0] for each in told] == ["network 1 of 1", "untrained"]
+
+
+def test_what_trained_networks_leave_goes_to_those_that_are_not_trained(tmp_path: Path) -> None:
+    told: list[str] = []
+    options = replace(OPTIONS, max_loss=0.05, recovery=Recovery(1, steps=1))
+    outcome = search_with_recovery(tmp_path, options, workers=1, notice=told.append)
+    assert "after training" in told[0]
+    parts = Counter(each.stage for each in outcome.evaluations)
+    assert set(parts) == {"prune", "untrained"}
+    assert parts.total() == options.budget
+    assert outcome.points
 
 
 def test_pruning_that_nothing_survives_is_said(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from emomc.run.outcome import Evaluation, FrontPoint, write_front, write_history
 from emomc.run.search import POINTS, Outcome, Search, agreement, content_name, growth, lowered
 from emomc.run.session import Progress, Session, silent
 from emomc.run.workers import Job
-from emomc.search import SearchTask
+from emomc.search import Ledger, SearchTask
 from emomc.search.coordinates import Coordinates
 from emomc.search.reported import thinned, unbeaten
 from emomc.training import Budget, KeepZeros, fit, recovery_recipe, zero_masks
@@ -37,7 +37,8 @@ from emomc.training import Budget, KeepZeros, fit, recovery_recipe, zero_masks
 Doubles = NDArray[np.float64]
 Genome = NDArray[np.int64]
 
-_PRUNING_SHARE = 0.25  # of the evaluations
+_PRUNING_SHARE = 0.1  # of the evaluations: enough to choose networks that are trained
+_UNTRAINED_SHARE = 0.25  # of the evaluations: where little is lost, training has little to bring back
 _BEARABLE = 3.0  # times the limit on the loss: what a network may lose before it is trained
 _UNROUNDED = {BIT_WIDTH: (16,), SHARED_VALUES: (0,)}
 
@@ -53,10 +54,11 @@ def search_with_recovery(
 ) -> Outcome:
     """Search as the options say, with training between the stages.
 
-    A quarter of the budget goes into pruning alone. Of its front, networks that are evenly spread in cost are trained
-    with fixed zeros, taught by the dense network. The rest of the budget goes into rounding and sharing them, each
-    alone. What no other beats in the end is measured against the dense network on the test split. Every part has its
-    own folder in the run's, and repeating the call after an interruption goes on where it stopped.
+    A tenth of the budget goes into pruning alone. Of its front, networks that are evenly spread in cost are trained
+    with fixed zeros, taught by the dense network. Most of the budget goes into rounding and sharing them, each alone. A
+    quarter, and what they leave, goes into a search that trains nothing: where little is lost, training has little to
+    bring back. What no other beats in the end is measured against the dense network on the test split. Every part has
+    its own folder in the run's, and repeating the call after an interruption goes on where it stopped.
 
     Args:
         folder: of the run.
@@ -142,7 +144,8 @@ class _Recovering:
         self._settings: Settings = engine.get("settings") or Settings()
         self._recovery = recovery
         self._pruning = max(1, round(options.budget * _PRUNING_SHARE))
-        self._networks = min(recovery.networks, options.budget - self._pruning)
+        self._untrained = min(round(options.budget * _UNTRAINED_SHARE), options.budget - self._pruning - 1)
+        self._networks = min(recovery.networks, options.budget - self._pruning - self._untrained)
         self._parts: list[_Part] = []
         self._trained: list[dict[str, Any]] = []
 
@@ -167,6 +170,7 @@ class _Recovering:
             self._networks = len(chosen)  # fewer than planned where the front is small
             for number, genome in enumerate(chosen):
                 candidates += self._recovered(number, session, genome, limit)
+            candidates += self._never_trained()
             return self._finish(session, search, limit, candidates)
 
     @contextmanager
@@ -195,13 +199,23 @@ class _Recovering:
 
     def _rounding_options(self, number: int, max_loss: float) -> Options:
         own = {name: choices for name, choices in self._options.genes.items() if name not in PRUNING}
-        budget = math.ceil((self._options.budget - self._measured()) / (self._networks - number))
+        left = self._options.budget - self._measured() - self._untrained
+        share = 1 - (self._pruning + self._untrained) / self._options.budget
         return replace(
             self._options,
             genes={**own, PRUNE_RATIO: (0.0,)},
             max_loss=max_loss,
-            budget=budget,
-            minutes=self._minutes((1 - self._pruning / self._options.budget) / self._networks),
+            budget=math.ceil(left / (self._networks - number)),
+            minutes=self._minutes(share / self._networks),
+            recovery=None,
+        )
+
+    def _untrained_options(self) -> Options:
+        """What is left of the budget; more than planned where a trained network could not use its part."""
+        return replace(
+            self._options,
+            budget=self._options.budget - self._measured(),
+            minutes=self._minutes(self._untrained / self._options.budget),
             recovery=None,
         )
 
@@ -237,13 +251,14 @@ class _Recovering:
                 f"{100 * limit:.1f} % are allowed: it is not rounded. More training would help, or a larger max_loss."
             )
             return []
-        options = self._rounding_options(number, limit - after)
-        try:
-            with self._session(name, options, replace(self._task, module=trained)) as rounding:
-                return self._rounded(number, rounding, pruning)
-        except UnattainableError as error:
-            self._notice(f"network {number + 1} of {self._networks} cannot meet the constraints: {error}")
-            return []
+        options, own = self._rounding_options(number, limit - after), replace(self._task, module=trained)
+        found = self._searched(name, f"network {number + 1}", options, own)
+        return [replace(each, configuration=_with(pruning, each.configuration)) for each in found]
+
+    def _never_trained(self) -> list[_Candidate]:
+        """The front of a search that trains nothing."""
+        options = self._untrained_options()
+        return self._searched("untrained", "untrained", options, self._task) if options.budget else []
 
     def _start(
         self, session: Session, path: Path, variants: tuple[int, ...], widths: tuple[int, ...] | None
@@ -272,15 +287,23 @@ class _Recovering:
         )
         return found.module, {"steps": found.progress.steps, "images": found.progress.seen}
 
-    def _rounded(self, number: int, session: Session, pruning: Mapping[str, Mapping[str, Choice]]) -> list[_Candidate]:
-        """Search how one trained network is rounded and shared; its front is written to files."""
-        search = Search(session)
-        ledger = search.explore()
-        self._keep(f"network {number + 1}", search, session)
-        front = search.front(ledger)
-        if not len(front):
-            self._notice(f"network {number + 1} of {self._networks}: nothing that was measured met the limits.")
+    def _searched(self, name: str, stage: str, options: Options, task: Task) -> list[_Candidate]:
+        """A search in a folder of the run's; its front is written to files."""
+        try:
+            with self._session(name, options, task) as session:
+                search = Search(session)
+                ledger = search.explore()
+                self._keep(stage, search, session)
+                found = self._written(stage, session, search, ledger)
+        except UnattainableError as error:
+            self._notice(f"{stage}: the constraints cannot be met. {error}")
             return []
+        if not found:
+            self._notice(f"{stage}: nothing that was measured met the limits.")
+        return found
+
+    def _written(self, stage: str, session: Session, search: Search, ledger: Ledger) -> list[_Candidate]:
+        front = search.front(ledger)
         genomes, errors, estimates = ledger.genomes[front], ledger.errors[front], ledger.estimated_errors()[front]
         paths, _ = search.write(genomes, "selection", "writing the front")
         values, believed = (session.problem.values(genomes, each)[0] for each in (errors, estimates))
@@ -292,9 +315,9 @@ class _Recovering:
                 float(errors[row]),
                 float(estimates[row]),
                 paths[row],
-                f"{number}-{paths[row].name}",
+                f"{stage.replace(' ', '-')}-{paths[row].name}",
                 columns[row],
-                _with(pruning, session.space.decode(genomes[row])),
+                session.space.decode(genomes[row]),
             )
             for row in range(len(genomes))
         ]
