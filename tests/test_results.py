@@ -173,15 +173,17 @@ def test_compensated_layers_are_ahead_of_magnitude_and_of_the_published_search_i
 
 
 def test_training_between_the_stages_is_ahead_where_the_readme_says_so() -> None:
+    """Each run from half a point on, and on average within 0.3 points, where it cannot bring back much."""
     runs = json.loads((RESULTS / "resnet20_cifar10.json").read_text())["runs"]
-    untrained, trained = (
-        next(each["points"] for each in runs if (each["variant"], each["seed"]) == (variant, 0))
-        for variant in ("obs", "recovered")
-    )
     for ratio in ("energy_ratio", "size_ratio"):
-        for limit in (0.005, 0.01, 0.05):
-            assert best_ratio(trained, limit, ratio) > best_ratio(untrained, limit, ratio), (ratio, limit)
-        assert best_ratio(trained, 0.003, ratio) < best_ratio(untrained, 0.003, ratio)
+        for limit in (0.003, 0.005, 0.01, 0.02, 0.05):
+            untrained, trained = (
+                [best_ratio(each["points"], limit, ratio) for each in runs if each["variant"] == variant]
+                for variant in ("obs", "recovered")
+            )
+            assert np.mean(trained) > np.mean(untrained), (ratio, limit)
+            if limit > 0.003:
+                assert min(trained) > max(untrained), (ratio, limit)
 
 
 def test_runs_of_other_commands_stay_in_the_table() -> None:
