@@ -139,7 +139,7 @@ def figure(runs: Sequence[dict[str, Any]], path: Path) -> None:
             errors = [100 * point["standard_error"] for point in points]
             axes.errorbar([point[ratio] for point in points], loss, errors, fmt=marker, ms=4, lw=0.7, label=variant)
         axes.set(xscale="log", ylim=(-0.5, 10), xlabel=f"{ratio.split('_')[0]} ratio against 32-bit floating point")
-        ticks = (4, 6, 8, 10, 15, 20, 30, 40)
+        ticks = (4, 6, 8, 10, 15, 20, 30, 40, 60)
         axes.set_xticks(ticks, [f"{tick}x" for tick in ticks])
         axes.xaxis.set_minor_formatter("")
         axes.axhline(0, color="0.6", lw=0.8)
