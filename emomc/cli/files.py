@@ -138,7 +138,7 @@ def verify(source: Path, names: tuple[str, ...], file: Path | None, task: str | 
     if file is not None and len(points) != 1:
         raise EmomcError("--file goes with exactly one POINT.")
     loaded = load_run_task(data, task)
-    different = [point.name for point in points if not _agrees(point, file or source / point.file, loaded)]
+    different = [point.name for point in points if not _agrees(point, file, source / point.file, loaded)]
     if different:
         raise Different(f"{', '.join(different)} of {len(points)} checked differ from the report.")
 
@@ -192,14 +192,17 @@ def load_run_task(data: RunData, given: str | None) -> Task:
     return task
 
 
-def _agrees(point: Point, path: Path, task: Task) -> bool:
+def _agrees(point: Point, given: Path | None, own: Path, task: Task) -> bool:
+    """Whether a point's own file, or one that is given in its place, is what the run reported; it is told."""
     from emomc.export import measure_file
     from emomc.report import SIZE, percent
 
+    path = given or own
     try:
         found, size = measure_file(path, task), path.stat().st_size
     except EmomcError as error:
-        click.echo(f"{point.name}  {error} Repeating the search's command writes the file anew.")
+        advice = "" if given else " Repeating the search's command writes the file anew."
+        click.echo(f"{point.name}  {error}{advice}")
         return False
     same = (found.error, found.standard_error) == (point.error, point.standard_error) and size == point.costs[SIZE]
     verdict = "as reported" if same else f"reported: {point.error!r}, {point.costs[SIZE]:.0f} bytes"
