@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from emomc.choices import checked_choices
 from emomc.errors import EmomcError
-from emomc.genome import ACTIVATION_BITS, Choice, all_genes, checked_choices
+from emomc.genome import ACTIVATION_BITS, Choice, all_genes
 
 _PREFIXES = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _NUMBER = r"\s*(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)\s*"

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emomc.choices import checked_choices
 from emomc.errors import EmomcError
 from emomc.files import atomic_write
-from emomc.genome import checked_choices
 
 _FILE = "run.json"
 

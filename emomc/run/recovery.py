@@ -204,7 +204,7 @@ class _Recovering:
         return replace(
             self._options,
             genes={**own, PRUNE_RATIO: (0.0,)},
-            max_loss=max_loss,
+            max_loss=min(1.0, max_loss),  # where all losses are allowed, a network that gained has more than all
             budget=math.ceil(left / (self._networks - number)),
             minutes=self._minutes(share / self._networks),
             recovery=None,

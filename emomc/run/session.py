@@ -93,7 +93,7 @@ class Session:
             options: what to search.
             task: a task object in place of the one that ``options.task`` names.
             objectives: objects in place of the names in ``options.objectives``.
-            constraints: further constraints.
+            constraints: further constraints, as texts or objects.
             settings: how networks are evaluated.
             workers: processes; if not given, one per processor. On a GPU, threads of this process, each with a network
                 in flight, or processes if there is a time limit; two if not given. Results do not depend on it.
