@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from emomc.errors import EmomcError, unknown_name
 from emomc.hardware import METRICS
 from emomc.problems.tables import CostTables
+from emomc.units import FACTORS
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.integer]
@@ -239,19 +240,7 @@ class Constraint:
         return np.asarray((self.objective(batch) - self.limit) / (abs(self.limit) or 1.0))
 
 
-_PREFIXES: Mapping[str, float] = {
-    "p": 1e-12,
-    "n": 1e-9,
-    "u": 1e-6,
-    "µ": 1e-6,
-    "μ": 1e-6,
-    "m": 1e-3,
-    "": 1.0,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-}
-_BOUND = re.compile(r"^\s*([\w:.\-]+)\s*<=?\s*([-+.\deE]+)\s*([pnuµμmkMG]?)(B|J|s|%|)\s*$")
+_BOUND = re.compile(rf"^\s*([\w:.\-]+)\s*<=?\s*([-+.\deE]+)\s*([{''.join(FACTORS)}]?)(B|J|s|%|)\s*$")
 
 
 def parse_constraint(text: str) -> Constraint:
@@ -273,7 +262,7 @@ def parse_constraint(text: str) -> Constraint:
     found = load_objective(name)
     if unit not in ("", found.unit or "%"):
         raise EmomcError(f"constraint {text!r}: {name} is in {found.unit or 'no unit'}, not in {unit}.")
-    return Constraint(found, value * _PREFIXES[prefix] * (0.01 if unit == "%" else 1.0))
+    return Constraint(found, value * FACTORS[prefix] * (0.01 if unit == "%" else 1.0))
 
 
 def evaluate_all(objectives: Sequence[Objective], batch: Batch) -> Doubles:

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from emomc.cli import main
 from emomc.errors import EmomcError
+from emomc.problems import parse_constraint
 from emomc.report import ENERGY, LOSS, SIZE, best_within, front_table, knee, percent, plot_run, points, read_run, si
 from emomc.report.figures.choices import mildest_first
 from emomc.report.figures.front import lowest_so_far
@@ -44,6 +45,7 @@ def write_run(folder: Path, costs: list[tuple[float, float, float]], layers: int
         "objectives": ["error", "energy", "size", "bit_operations"],
         "rank_correlation": 0.8 if predicted else math.nan,
         "evaluations": 12,
+        "points": len(costs),
         "layers": names,
         "genes": list(GENES),
     }
@@ -140,6 +142,14 @@ def test_a_dense_error_that_is_no_fraction_is_damage(tmp_path, error):
     summary["dense_selection"]["error"] = error
     (folder / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(EmomcError, match="expected fractions"):
+        read_run(folder)
+
+
+def test_a_front_that_lost_rows_is_not_shown_as_if_it_were_whole(tmp_path):
+    folder = write_run(tmp_path / "run", FRONT)
+    whole = (folder / "front.csv").read_text()
+    (folder / "front.csv").write_text(whole[: whole.rindex("\n", 0, -1) + 1])
+    with pytest.raises(EmomcError, match=rf"{len(FRONT) - 1} points in front.csv, expected {len(FRONT)}.*Repeat"):
         read_run(folder)
 
 
@@ -253,6 +263,14 @@ def test_an_empty_front_says_so(tmp_path):
 )
 def test_numbers_carry_three_digits_and_a_prefix(value, unit, text):
     assert si(value, unit) == text
+
+
+@given(st.floats(1e-12, 1e13), st.sampled_from([("size", "B"), ("energy", "J"), ("latency", "s")]))
+def test_what_is_written_is_read_as_a_limit(value, objective):
+    """Bytes below 1000 are written whole."""
+    name, unit = objective
+    limit = parse_constraint(f"{name}<={si(value, unit)}").limit
+    assert limit == pytest.approx(value, rel=0.006) or (unit == "B" and abs(limit - value) <= 0.5)
 
 
 @given(st.floats(1e-12, 1e14))

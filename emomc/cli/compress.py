@@ -133,7 +133,7 @@ def of_point(folder: Path, name: str) -> dict[str, dict[str, float | int | str]]
 
 def facts(made: CompressedFile) -> list[str]:
     """What was made, a fact a line."""
-    from emomc.report.units import percent, points, si
+    from emomc.units import percent, points, si
 
     found, ratio = made.measurement, made.dense_bytes / made.size_bytes
     return [

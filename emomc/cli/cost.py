@@ -77,7 +77,7 @@ def cost(
     from emomc.problems.tasks import task_names
     from emomc.report.costs import network_cost
     from emomc.report.costtables import comparison_tables, cost_tables
-    from emomc.report.units import si
+    from emomc.units import si
 
     if Path(source).is_file() and source not in task_names():
         if bits or point or run:

@@ -146,7 +146,7 @@ def verify(source: Path, names: tuple[str, ...], file: Path | None, task: str | 
 def _verify_file(path: Path, given: str | None, options: Mapping[str, Any]) -> None:
     from emomc.coding import read_network
     from emomc.export import check_file, measure_file
-    from emomc.report.units import percent, points
+    from emomc.units import percent, points
 
     name, task = task_of_file(read_network(path), given, options)
     found = check_file(path, None if task is None else lambda: copy.deepcopy(task.module))

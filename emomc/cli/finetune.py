@@ -90,8 +90,8 @@ def _finetune(source: Path, path: Path, out: Path, saved: Path, name: str | None
         tell("starting", 0, 1)
         from emomc.export import finetune as train_on
         from emomc.export import finetune_recipe
-        from emomc.report.units import percent, points
         from emomc.training import Budget
+        from emomc.units import percent, points
 
         settings = settings_for(given["device"])
         task = _load(source, path, name, given)

@@ -200,7 +200,7 @@ def _report(folder: Path, evaluations: int, seconds: float) -> None:
     from emomc.cli.output import console, print_run
     from emomc.cli.progress import duration
     from emomc.report import knee, plot_run, read_run
-    from emomc.report.units import percent, si
+    from emomc.units import percent, si
 
     def shown(value: float, unit: str) -> str:
         return si(value, unit) if unit else percent(value)

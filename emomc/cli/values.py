@@ -11,8 +11,8 @@ import click
 from emomc.choices import checked_choices
 from emomc.errors import EmomcError
 from emomc.genome import ACTIVATION_BITS, Choice, all_genes
+from emomc.units import FACTORS
 
-_PREFIXES = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _NUMBER = r"\s*(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)\s*"
 
 
@@ -40,9 +40,9 @@ def quantity(unit: str, example: str) -> Callable[[click.Context, click.Paramete
 
 def amount(text: str, unit: str, example: str) -> float:
     """The value of a number with an SI prefix and perhaps its unit; without a unit, a percentage is understood too."""
-    match = re.fullmatch(_NUMBER + f"([{''.join(_PREFIXES)}]?)(?:{re.escape(unit)})?", text)
+    match = re.fullmatch(_NUMBER + f"([{''.join(FACTORS)}]?)(?:{re.escape(unit)})?", text)
     if match is not None:
-        return float(match[1]) * _PREFIXES[match[2]]
+        return float(match[1]) * FACTORS[match[2]]
     share = re.fullmatch(_NUMBER + "%", text)
     if share is None or unit:
         raise click.BadParameter(f"{text!r}: write a number{f' in {unit}' if unit else ''}, such as {example}.")

@@ -6,7 +6,7 @@ from emomc.report.choosing import LOSS, best_within, knee
 from emomc.report.plotting import plot_run
 from emomc.report.rundata import ENERGY, SIZE, Evaluation, Point, RunData, read_run
 from emomc.report.table import front_table, point_lines, search_facts
-from emomc.report.units import percent, points, si
+from emomc.units import percent, points, si
 
 __all__ = [
     "ENERGY",

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from emomc.errors import EmomcError
 from emomc.report.rundata import ENERGY, SIZE, Point, RunData
-from emomc.report.units import si
 from emomc.search.front import ALIKE
+from emomc.units import si
 
 LOSS = "loss"
 

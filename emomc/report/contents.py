@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emomc.coding import CODECS, CONVENTIONS, FileContents, LayerContent
-from emomc.report.units import percent, si
+from emomc.units import percent, si
 
 if TYPE_CHECKING:
     from rich.table import Table

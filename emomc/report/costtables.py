@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from emomc.report.costs import LayerCost, NetworkCost
-from emomc.report.units import si
+from emomc.units import si
 
 if TYPE_CHECKING:
     from rich.table import Table

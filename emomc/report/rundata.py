@@ -125,6 +125,8 @@ def read_run(folder: Path) -> RunData:
         layers, genes = list(summary["layers"]), list(summary["genes"])
         points = tuple(_point(row, layers, genes) for row in front)
         evaluations = tuple(_evaluation(row) for row in history)
+        if len(points) != summary.get("points", len(points)):  # runs of earlier versions do not say how many
+            raise ValueError(f"{len(points)} points in front.csv, expected {summary['points']}")
         data = RunData(folder, options, summary, points, evaluations)
         if not (data.dense_error >= 0 and data.dense_selection_error >= 0):
             raise ValueError(f"dense errors {data.dense_error} and {data.dense_selection_error}, expected fractions")

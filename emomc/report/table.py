@@ -8,7 +8,7 @@ from rich.table import Table
 
 from emomc.report.choosing import knee
 from emomc.report.rundata import Point, RunData
-from emomc.report.units import percent, points, si
+from emomc.units import percent, points, si
 
 
 def heading(run: RunData) -> str:

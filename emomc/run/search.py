@@ -257,6 +257,7 @@ class Search:
             "objectives": [each.name for each in self._problem.objectives],
             "rank_correlation": outcome.rank_correlation,
             "evaluations": len(outcome.evaluations),
+            "points": len(outcome.points),
             "failures": dict(Counter(session.failures.values())),
             "layers": list(session.space.layers),
             "genes": [gene.name for gene in session.space.genes],

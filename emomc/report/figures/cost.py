@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from emomc.report.costs import NetworkCost
 from emomc.report.figures.style import tidy
-from emomc.report.units import si, si_scale
+from emomc.units import si, si_scale
 
 _COLORS = {
     "mac": "#0b6aa2",

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from emomc.report.units import si_scale
+from emomc.units import si_scale
 
 BLUE, ORANGE, GREY = "#0b6aa2", "#d95f02", "#8c8c8c"
 STAGES = ("#0b6aa2", "#d95f02", "#1b9e77", "#7570b3")

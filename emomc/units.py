@@ -1,10 +1,17 @@
-"""Numbers with SI prefixes, for people."""
+"""Numbers with SI prefixes, written for people and read from what they write."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 _PREFIXES = {-12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
+FACTORS: Mapping[str, float] = {
+    **{prefix: float(f"1e{exponent}") for exponent, prefix in _PREFIXES.items()},
+    "u": 1e-6,
+    "\N{GREEK SMALL LETTER MU}": 1e-6,
+}
+"""Factor of each prefix as people type it; the micro sign is two characters, and often an ``u``."""
 
 
 def si_scale(value: float) -> tuple[float, str]:
