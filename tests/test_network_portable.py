@@ -155,8 +155,9 @@ class Einsum(nn.Module):
         return torch.fft.fft(x).real.flatten(1)
 
 
-def test_a_network_that_is_laid_out_with_channels_last_is_taken():
-    module = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
+@pytest.mark.parametrize("groups", [1, 16])
+def test_a_network_that_is_laid_out_with_channels_last_is_taken(groups):
+    module = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=groups)).eval()
     images = torch.randn(2, 3, 12, 12)
     expected = module(images)
     last = module.to(memory_format=torch.channels_last)
