@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import emomc
-from emomc.accuracy import Split, Splits
+from emomc.accuracy import Evaluator, Split, Splits
 from emomc.accuracy.splits import Normalisation
+from emomc.cli import main
 from emomc.run import inflight
 from emomc.training import GrowZeros, Plain, Regime, RoundWeights, precision
 from tests.elsewhere import DEVICE, Elsewhere, machine
@@ -183,3 +185,32 @@ def test_a_file_that_is_made_and_trained_on_is_the_same_there(task, method, tmp_
         return first.read_bytes(), compressed.measurement.error, second.read_bytes(), finetuned.after.error
 
     assert made(DEVICE) == made("cpu")
+
+
+def test_a_run_is_verified_on_its_own_device_to_the_last_digit_and_elsewhere_to_a_tenth_of_a_point(tmp_path):
+    folder = tmp_path / "run"
+    with machine():
+        with emomc.Session(
+            folder, emomc.Options(OWN, budget=4, points=1), settings=emomc.Settings(device=DEVICE)
+        ) as session:
+            emomc.run_search(session)
+        verify = partial(CliRunner().invoke, main)
+        exact = verify(["verify", str(folder), "--task", OWN])
+        assert exact.exit_code == 0 and "as reported" in exact.output
+        text = (folder / "front.csv").read_text()
+        header, row = text.splitlines()
+        values = dict(zip(header.split(","), row.split(","), strict=True))
+        for apart, codes in ((0.0005, (1, 0)), (0.002, (1, 1))):
+            changed = values | {"error": repr(float(values["error"]) + apart)}
+            (folder / "front.csv").write_text("\n".join([header, ",".join(changed.values()), ""]))
+            found = [verify(["verify", str(folder), "--task", OWN, *extra]) for extra in ((), ("--device", "cpu"))]
+            assert tuple(each.exit_code for each in found) == codes
+
+
+def test_convolutions_on_a_gpu_are_float32(task, monkeypatch):
+    """As far as can be told without one: the switch is off before anything goes there."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    network = emomc.trace(task.module, task.example_input)
+    with pytest.raises((RuntimeError, AssertionError)) if not torch.cuda.is_available() else nullcontext():
+        Evaluator(task.module, network, task.splits, None, task.error, emomc.Settings(device="cuda"))
+    assert not torch.backends.cudnn.allow_tf32

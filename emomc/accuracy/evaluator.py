@@ -56,7 +56,7 @@ class Settings:
         calibration: samples of the calibration split that statistics are corrected on, all in one pass.
         batch_size: samples per forward pass.
         threads: threads of one evaluation; fixed, as results of other numbers of threads may differ in the last bit.
-        device: ``"cpu"`` or a CUDA device.
+        device: ``"cpu"`` or a CUDA device, on which convolutions are float32 from then on, not TF32.
         activation_range: how the range of quantized activations is chosen, a key of `emomc.compression.RANGES`.
     """
 
@@ -163,6 +163,8 @@ class Evaluator:
         self._bank = bank
         self._error = error
         self._device = torch.device(self.settings.device)
+        if self._device.type == "cuda":  # convolutions would drop 13 bits of every factor unless told otherwise
+            torch.backends.cudnn.allow_tf32 = False
         self._dense_state = {key: value.detach().clone().to(self._device) for key, value in module.state_dict().items()}
         self._module = _fast_copy(module, self._device)
         self._weights: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()

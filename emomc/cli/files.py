@@ -11,14 +11,17 @@ import click
 
 from emomc.cli.faults import Different
 from emomc.cli.runs import FOLDER
-from emomc.cli.search import task_options
+from emomc.cli.search import settings_for, task_options
 from emomc.errors import EmomcError
 from emomc.files import atomic_write
 
 if TYPE_CHECKING:
+    from emomc.accuracy import Measurement, Settings
     from emomc.coding import NetworkFile
     from emomc.problems.tasks import Task
     from emomc.report import Point, RunData
+
+_ELSEWHERE = 0.001  # by which errors may differ where another device than the search's rounds sums otherwise
 
 
 @click.command(short_help="Copy a point's file, or write it as ONNX or plain weights.")
@@ -113,12 +116,16 @@ def file_of(source: Path, point: str | None) -> Path:
 @click.option("--data", type=click.Path(), help="Data folder, for tasks that take one; of a run, its own is used.")
 @click.option("--checkpoint", type=click.Path(), help="Weights file, likewise.")
 @click.option("--download", is_flag=True, help="Let the task download its data.")
-def verify(source: Path, names: tuple[str, ...], file: Path | None, task: str | None, **given: Any) -> None:
+@click.option("--device", help="cpu, cuda, cuda:1, ...  [default: the run's; of a file, cuda if present]")
+def verify(
+    source: Path, names: tuple[str, ...], file: Path | None, task: str | None, device: str | None, **given: Any
+) -> None:
     """Check a compressed file, or the files of the points of a run, and measure them on the test split.
 
     Of a file, every layer is decoded, encoded and decoded again, which must give the same bits, and the network is
-    measured. Of a run, error and size must moreover be what the search reported, to the last digit. The exit code is
-    1 if anything differs. Without POINT every point of the front is checked.
+    measured. Of a run, error and size must moreover be what the search reported, to the last digit; on another device
+    than the search's, where sums are rounded otherwise, the error to 0.1 points. The exit code is 1 if anything
+    differs. Without POINT every point of the front is checked.
 
     \b
     Examples:
@@ -129,7 +136,7 @@ def verify(source: Path, names: tuple[str, ...], file: Path | None, task: str | 
     if source.is_file():
         if names or file:
             raise EmomcError(f"{source} is a file, not the folder of a run: POINT and --file go with a run.")
-        _verify_file(source, task, task_options(**given))
+        _verify_file(source, task, task_options(**given), settings_for(device or "auto"))
         return
     from emomc.report import read_run
 
@@ -137,13 +144,19 @@ def verify(source: Path, names: tuple[str, ...], file: Path | None, task: str | 
     points = [data.point(name) for name in names] or list(data.points)
     if file is not None and len(points) != 1:
         raise EmomcError("--file goes with exactly one POINT.")
-    loaded = load_run_task(data, task)
-    different = [point.name for point in points if not _agrees(point, file, source / point.file, loaded)]
+    loaded, own = load_run_task(data, task), str(data.summary.get("device", "cpu"))
+    settings = settings_for(device or own)
+    tolerance = 0.0 if settings.device.split(":")[0] == own.split(":", maxsplit=1)[0] else _ELSEWHERE
+
+    def agrees(point: Point) -> bool:
+        return _agrees(point, _measured(point, file, source / point.file, loaded, settings), tolerance)
+
+    different = [point.name for point in points if not agrees(point)]
     if different:
         raise Different(f"{', '.join(different)} of {len(points)} checked differ from the report.")
 
 
-def _verify_file(path: Path, given: str | None, options: Mapping[str, Any]) -> None:
+def _verify_file(path: Path, given: str | None, options: Mapping[str, Any], settings: Settings) -> None:
     from emomc.coding import read_network
     from emomc.export import check_file, measure_file
     from emomc.units import percent, points
@@ -158,7 +171,7 @@ def _verify_file(path: Path, given: str | None, options: Mapping[str, Any]) -> N
     if task is None:
         click.echo(f"not measured: {name!r} is no installed task. Name your own with --task.")
         return
-    result = measure_file(path, task)
+    result = measure_file(path, task, settings=settings)
     loss = points(result.difference, result.standard_error)
     click.echo(f"error {percent(result.error)} ({result.error!r}) on {result.samples} test samples, loss {loss} points")
     if not options.get("checkpoint"):
@@ -192,19 +205,30 @@ def load_run_task(data: RunData, given: str | None) -> Task:
     return task
 
 
-def _agrees(point: Point, given: Path | None, own: Path, task: Task) -> bool:
-    """Whether a point's own file, or one that is given in its place, is what the run reported; it is told."""
+def _measured(
+    point: Point, given: Path | None, own: Path, task: Task, settings: Settings
+) -> tuple[Measurement, int] | None:
+    """Measurement and bytes of a point's own file, or of one that is given in its place; None, and told, if damaged."""
     from emomc.export import measure_file
-    from emomc.report import SIZE, percent
 
     path = given or own
     try:
-        found, size = measure_file(path, task), path.stat().st_size
+        return measure_file(path, task, settings=settings), path.stat().st_size
     except EmomcError as error:
         advice = "" if given else " Repeating the search's command writes the file anew."
         click.echo(f"{point.name}  {error}{advice}")
+        return None
+
+
+def _agrees(point: Point, measured: tuple[Measurement, int] | None, tolerance: float) -> bool:
+    """Whether a file is what the run reported; it is told."""
+    from emomc.report import SIZE, percent
+
+    if measured is None:
         return False
-    same = (found.error, found.standard_error) == (point.error, point.standard_error) and size == point.costs[SIZE]
+    found, size = measured
+    apart = max(abs(found.error - point.error), abs(found.standard_error - point.standard_error))
+    same = apart <= tolerance and size == point.costs[SIZE]
     verdict = "as reported" if same else f"reported: {point.error!r}, {point.costs[SIZE]:.0f} bytes"
     click.echo(f"{point.name}  error {percent(found.error)} ({found.error!r}), {size} bytes: {verdict}")
     return same

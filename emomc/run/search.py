@@ -249,6 +249,7 @@ class Search:
         return {
             "task": session.task.name,
             "accelerator": session.accelerator.name,
+            "device": session.settings.device,
             "dense_test": asdict(outcome.dense),
             "dense_selection": asdict(session.dense),
             "reference": session.reference,

@@ -61,6 +61,7 @@ class Session:
     """Everything that one run needs, opened together; use it as a context manager.
 
     Attributes:
+        settings: how networks are evaluated.
         task: the task.
         network: its layers and graph.
         space: the search space.
@@ -111,9 +112,9 @@ class Session:
         options = replace(options, objectives=names)
         self.folder, self.options, self._progress = Path(folder).absolute(), options, progress
         self.failures: dict[str, str] = {}
-        self._settings = settings or Settings()
+        self.settings = settings or Settings()
         self._time_limit, self._scheduler = time_limit, scheduler
-        count = workers or default_workers(self._settings.device)
+        count = workers or default_workers(self.settings.device)
         progress("loading", 0, 1)
         named = look_up(options, task, chosen, constraints)
         self.task, self.network, self.accelerator = named.task, named.network, named.accelerator
@@ -150,7 +151,7 @@ class Session:
         check_attainable(self.costs, constraints)
         self._progress("starting workers", 0, 1)
         evaluator = Evaluator(
-            self.task.module, self.network, self.task.splits, self.bank, self.task.error, self._settings
+            self.task.module, self.network, self.task.splits, self.bank, self.task.error, self.settings
         )
         self._workers = self._engine(evaluator, workers)
         self.dense, self.sensitivities = self._start()
@@ -162,7 +163,7 @@ class Session:
             from emomc.run.dask_workers import DaskWorkers
 
             return DaskWorkers(evaluator, self._scheduler, self.folder, self._time_limit)
-        if self._settings.device == "cpu" or self._time_limit is not None:
+        if self.settings.device == "cpu" or self._time_limit is not None:
             return Workers(evaluator, workers, self._time_limit)
         return Flights(evaluator, workers)
 
@@ -242,7 +243,7 @@ class Session:
         table = sensitivity_table(self.bank, probes, far[: len(probes)])
         if inputs:
             table = table + activation_table(self.space, inputs, far[len(probes) :])
-        samples = min(self._settings.calibration, len(self.task.splits.calibration))
+        samples = min(self.settings.calibration, len(self.task.splits.calibration))
         cost = loss_per_distance(far, [result.get("loss", math.inf) for result in results], samples)
         return Measurement(**measured[0]), table * cost
 
@@ -304,7 +305,7 @@ class Session:
     def _key(self, job: Job) -> str:
         """Content key of a job: the task's weights and data, the bank, the settings and the job itself."""
         decisive = job.arguments if job.stored_as is None else job.stored_as
-        facts = [_VERSION, self.task.fingerprint, self.bank.key, asdict(self._settings), job.method, decisive]
+        facts = [_VERSION, self.task.fingerprint, self.bank.key, asdict(self.settings), job.method, decisive]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def close(self) -> None:
