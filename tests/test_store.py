@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
@@ -231,6 +232,14 @@ def test_a_file_that_is_no_store(tmp_path: Path, content: bytes) -> None:
     assert len(Store(path)) == 0
 
 
+def unreadable_row(path: Path) -> sqlite3.Connection:
+    """Damage that costs no other row, and the connection that did it."""
+    connection = sqlite3.connect(path)
+    connection.execute("INSERT INTO measurements (key, result, note) VALUES ('spoilt', '{', '')")
+    connection.commit()
+    return connection
+
+
 def test_what_a_killed_process_left_can_be_salvaged_too(tmp_path: Path) -> None:
     """Its last rows are not in the file yet, but in the log beside it."""
     path = tmp_path / "store.sqlite"
@@ -243,7 +252,8 @@ def test_what_a_killed_process_left_can_be_salvaged_too(tmp_path: Path) -> None:
     writer.wait()
     writer.stdout.close()
     assert (tmp_path / "store.sqlite-wal").stat().st_size > 0
-    saved, _ = salvage(path)
+    with closing(unreadable_row(path)):  # closed before, it would move the log's rows into the file
+        saved, _ = salvage(path)
     assert saved in (told, told + 1)
     assert read_back(path, 10_000) == list(range(saved))
 
@@ -251,8 +261,10 @@ def test_what_a_killed_process_left_can_be_salvaged_too(tmp_path: Path) -> None:
 def test_salvaging_twice_keeps_both_damaged_files_and_needs_one(tmp_path: Path) -> None:
     folder = tmp_path / "50% of it? #1"  # characters that have a meaning in addresses
     folder.mkdir()
-    path = filled(folder / "store.sqlite", 10)
-    kept = [salvage(path) for _ in range(2)]
+    path, kept = filled(folder / "store.sqlite", 10), []
+    for _ in range(2):
+        unreadable_row(path).close()
+        kept.append(salvage(path))
     assert [saved for saved, _ in kept] == [10, 10] and kept[0][1] != kept[1][1]
     assert all(damaged.exists() for _, damaged in kept)
     with pytest.raises(EmomcError, match="no store to salvage"):
@@ -266,7 +278,15 @@ def test_a_store_that_a_search_uses_is_left_alone(tmp_path: Path) -> None:
         salvage(path)
     assert path.read_bytes() == content(10)
     lock.release()
+    unreadable_row(path).close()
     assert salvage(path)[0] == 10
+
+
+def test_a_store_that_is_whole_stays_where_it_is(tmp_path: Path) -> None:
+    path = filled(tmp_path / "store.sqlite", 10)
+    with pytest.raises(EmomcError, match="not damaged"):
+        salvage(path)
+    assert path.read_bytes() == content(10) and len(list(tmp_path.glob("*.damaged*"))) == 0
 
 
 def test_a_store_that_cannot_be_opened_is_told(tmp_path: Path) -> None:

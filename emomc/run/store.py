@@ -112,15 +112,32 @@ def salvage(path: Path) -> tuple[int, Path]:
         Number of measurements saved, and where the damaged file is now.
 
     Raises:
-        EmomcError: there is no store, or a search uses it.
+        EmomcError: there is no store, a search uses it, or it is not damaged.
     """
     if not path.exists():
         raise EmomcError(f"{path}: there is no store to salvage.")
     lock = FolderLock(path.parent)  # a search would go on writing to the file that was moved away
     try:
+        if _is_whole(path):
+            raise EmomcError(f"{path}: the store is not damaged. Repeat the search's command to continue it.")
         return _move_readable(path)
     finally:
         lock.release()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether SQLite finds no damage and every row can be read."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    connection.text_factory = _readable_text
+    try:
+        found = [state for (state,) in connection.execute("PRAGMA integrity_check")]
+        return found == ["ok"] and all(
+            map(_is_intact, connection.execute("SELECT key, result, note FROM measurements"))
+        )
+    except sqlite3.DatabaseError:
+        return False
+    finally:
+        connection.close()
 
 
 def _move_readable(path: Path) -> tuple[int, Path]:
