@@ -31,10 +31,12 @@ import torch
 import emomc
 from emomc.accuracy import Evaluator
 from emomc.benchmarks.environment import RESULTS, write_results
+from emomc.compression import Setting
+from emomc.training.elastic import FRONT
 
 TASK = "cifar10-resnet20"
 WORST = 30.0  # points of loss at which the box ends
-CONFIGURATIONS = {
+SETTINGS = {
     "p60w4": (0.6, 4, 0),
     "p70w4": (0.7, 4, 0),
     "p70w3": (0.7, 3, 0),
@@ -46,6 +48,10 @@ CONFIGURATIONS = {
     "p90w4s16": (0.9, 4, 16),
     "p90w3": (0.9, 3, 0),
 }
+CONFIGURATIONS = {
+    key: {"*": {"prune_ratio": ratio, "bit_width": bits, "shared_values": shared}}
+    for key, (ratio, bits, shared) in SETTINGS.items()
+}
 ELASTIC = ("elastic", "brief")
 LABELS = {
     "original": "compressed in one go",
@@ -56,6 +62,8 @@ LABELS = {
 FINETUNING = 60  # steps of each point
 Points = Sequence[Mapping[str, float]]
 """``bytes`` and ``loss``, in points, of each configuration."""
+Configurations = Mapping[str, emomc.Configuration | Mapping[str, Mapping[str, float]]]
+"""What is compressed, by name, as ``emomc.compress`` takes it."""
 
 
 class Facts:
@@ -83,17 +91,17 @@ class Facts:
 class Comparison:
     """Networks, files and measurements of one run folder."""
 
-    def __init__(self, folder: Path, task: emomc.Task) -> None:
+    def __init__(self, folder: Path, task: emomc.Task, configurations: Configurations) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.task, self.facts = folder, task, Facts(folder / "facts.json")
+        self.configurations = configurations
         self.network = emomc.trace(task.module, task.example_input)
         self._evaluator = Evaluator(task.module, self.network, task.splits, None, task.error)
 
     def compressed(self, name: str, module: torch.nn.Module) -> None:
         """Files of a network at all configurations."""
         compressor = emomc.Compressor(replace(self.task, module=module))
-        for key, (ratio, bits, shared) in CONFIGURATIONS.items():
-            wanted = {"*": {"prune_ratio": ratio, "bit_width": bits, "shared_values": shared}}
+        for key, wanted in self.configurations.items():
             path = self._file(name, key)
             if not path.exists():
                 compressor.compress(wanted, path, method="obs", split="calibration")
@@ -102,7 +110,7 @@ class Comparison:
         """Bytes and losses of the files of a network, against the original dense one."""
         return [
             self.facts(f"{split} {name} {key}", lambda key=key: self._measured(self._file(name, key), split))  # type: ignore[misc]
-            for key in CONFIGURATIONS
+            for key in self.configurations
         ]
 
     def dense(self, module: torch.nn.Module, split: str) -> float:
@@ -111,7 +119,7 @@ class Comparison:
 
     def finetune(self) -> None:
         """Each file of the original network trained on alone."""
-        for key in CONFIGURATIONS:
+        for key in self.configurations:
             self.facts(f"train {key}", lambda key=key: self._finetune(key))  # type: ignore[misc]
 
     def _finetune(self, key: str) -> str:
@@ -136,22 +144,28 @@ class Comparison:
         return self.folder / name / f"{key}.emomc"
 
 
-def quality(points: Points, original: Points) -> float:
-    """Hypervolume in the box of the original front, 0 to 1."""
+def quality(points: Points, original: Points, worst: float = WORST) -> float:
+    """Hypervolume in the box of the original front that ends at a loss of ``worst`` points, 0 to 1."""
     sizes = [math.log(each["bytes"]) for each in original]
     low, high = min(sizes), max(sizes)
-    values = [[(math.log(each["bytes"]) - low) / (high - low), each["loss"] / WORST] for each in points]
+    values = [[(math.log(each["bytes"]) - low) / (high - low), each["loss"] / worst] for each in points]
     return emomc.hypervolume(np.array(values).clip(0.0), np.ones(2))
 
 
-def gain(points: Points, original: Points) -> float:
+def gain(points: Points, original: Points, worst: float = WORST) -> float:
     """Share of what the original front leaves of the box that other points add to it."""
-    before = quality(original, original)
-    return (quality(points, original) - before) / (1 - before)
+    before = quality(original, original, worst)
+    return (quality(points, original, worst) - before) / (1 - before)
 
 
-def trained(run: Comparison, name: str, steps: int, threads: int) -> torch.nn.Module:
-    """An elastic network; the time of every piece of an interrupted training counts."""
+def trained(
+    run: Comparison,
+    name: str,
+    steps: int,
+    threads: int,
+    front: Sequence[Setting | emomc.Configuration] = FRONT,
+) -> torch.nn.Module:
+    """A network trained elastically for a front; the time of every piece of an interrupted training counts."""
     task = run.task
     assert task.training is not None
     before = torch.get_num_threads()
@@ -170,7 +184,7 @@ def trained(run: Comparison, name: str, steps: int, threads: int) -> torch.nn.Mo
             task.training.load(),
             emomc.elastic_recipe(task.training.recipe),
             emomc.Budget(steps=steps),
-            regime=emomc.Elastic(run.network, task.splits.calibration.inputs),
+            regime=emomc.Elastic(run.network, task.splits.calibration.inputs, front),
             teacher=task.module,
             path=run.folder / f"{name}.pt",
             tell=tell,
@@ -192,7 +206,7 @@ def fronts(run: Comparison, split: str) -> dict[str, Any]:
         found[name] = {
             "hypervolume": round(quality(points, original), 4),
             "gain": round(gain(points, original), 4),
-            "points": dict(zip(CONFIGURATIONS, points, strict=True)),
+            "points": dict(zip(run.configurations, points, strict=True)),
         }
     return found
 
@@ -249,7 +263,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     task = emomc.load_task(TASK, **({"data": arguments.data} if arguments.data else {}))
-    run, dense = Comparison(arguments.run, task), {"original": task.module}
+    run, dense = Comparison(arguments.run, task, CONFIGURATIONS), {"original": task.module}
     run.compressed("original", task.module)
     for name, steps in zip(ELASTIC, (arguments.steps, arguments.brief_steps), strict=True):
         dense[name] = trained(run, name, steps, arguments.threads)
