@@ -88,7 +88,7 @@ def figure(found: Mapping[str, Any], path: Path) -> None:
         for (name, label), marker in zip(LABELS.items(), "os^", strict=True):
             points = sorted(found[part][name]["points"], key=lambda each: each["bytes"])
             axes.plot([p["bytes"] / 1000 for p in points], [p["loss"] for p in points], f"{marker}-", ms=4, label=label)
-        axes.set(xscale="log", xlabel="file, kB", title=title, ylim=(-1, max(BOXES)))
+        axes.set(xscale="log", xlabel="file, kB", title=title, ylim=(-0.5, 8))
         axes.set_xticks(TICKS, [str(tick) for tick in TICKS])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
