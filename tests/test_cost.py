@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +75,7 @@ def test_items_add_up_to_the_tables_entry_exactly(name: str) -> None:
             [choice.prune_ratio], [choice.bit_width], [choice.shared_values], (row.dataflow,), coded, 16, [zeros]
         )
         tables = {metric: float(values.item()) for metric, values in model.tables([row.layer], axes).items()}
-        assert sum(row.items.values()) == row.metrics["energy"] == tables["energy"]
+        assert reduce(add, row.items.values()) == row.metrics["energy"] == tables["energy"]
         assert row.metrics == tables
         assert sum(row.levels.values()) == pytest.approx(tables["energy"], rel=1e-12)
     assert cost.metrics["energy"] == sum(row.metrics["energy"] for row in cost.layers)
