@@ -164,6 +164,7 @@ def trained(
     steps: int,
     threads: int,
     front: Sequence[Setting | emomc.Configuration] = FRONT,
+    seed: int = 0,
 ) -> torch.nn.Module:
     """A network trained elastically for a front; the time of every piece of an interrupted training counts."""
     task = run.task
@@ -182,7 +183,7 @@ def trained(
         found = emomc.fit(
             task.module,
             task.training.load(),
-            emomc.elastic_recipe(task.training.recipe),
+            replace(emomc.elastic_recipe(task.training.recipe), seed=seed),
             emomc.Budget(steps=steps),
             regime=emomc.Elastic(run.network, task.splits.calibration.inputs, front),
             teacher=task.module,

@@ -8,7 +8,8 @@ each trained network is searched again as the first was. Losses count against th
     python -m benchmarks.elastic_front --run runs/elastic-front
 
 Everything is kept in the run folder, and repeating the command goes on. The test split is looked at once, at the end of
-each search and of the comparison. Results go to benchmarks/results/elastic_front.json and elastic_front.png.
+each search and of the comparison. Results go to benchmarks/results/elastic_front.json and elastic_front.png; what other
+commands with the same budget and steps have measured stays there.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ import torch
 
 import emomc
 from emomc.benchmarks.elastic import TASK, Comparison, Points, gain, quality, trained
-from emomc.benchmarks.environment import RESULTS, write_results
+from emomc.benchmarks.environment import RESULTS, known, write_results
 from emomc.compression import Setting
 from emomc.training.elastic import FRONT
 
+NAME = "elastic_front"
 NETWORKS = 12  # along the front
 BOXES = (2.0, 5.0, 20.0)  # points of loss at which a box ends
 TICKS = (20, 30, 40, 60, 80, 100)  # kB
@@ -34,9 +36,9 @@ ORIGINAL, ALIKE, FOLLOWING = "original", "alike", "following"
 LABELS = {ORIGINAL: "not trained", ALIKE: "trained for layers alike", FOLLOWING: "trained for the front"}
 
 
-def search(folder: Path, budget: int, options: Mapping[str, Any]) -> emomc.Outcome:
+def search(folder: Path, budget: int, seed: int, options: Mapping[str, Any]) -> emomc.Outcome:
     """One search without training, resumed if its folder exists."""
-    chosen = emomc.Options(task=TASK, task_options=options, dataflows=("X:Y",), budget=budget)
+    chosen = emomc.Options(task=TASK, task_options=options, dataflows=("X:Y",), budget=budget, seed=seed)
     with emomc.Session(folder, chosen, progress=_print_progress) as session:
         return emomc.run_search(session)
 
@@ -70,8 +72,8 @@ def compared(fronts: Mapping[str, Points]) -> dict[str, Any]:
     original = fronts[ORIGINAL]
     return {
         name: {
-            "hypervolume": {box: round(quality(points, original, box), 4) for box in BOXES},
-            "gain": {box: round(gain(points, original, box), 4) for box in BOXES},
+            "hypervolume": {f"{box:g}": round(quality(points, original, box), 4) for box in BOXES},
+            "gain": {f"{box:g}": round(gain(points, original, box), 4) for box in BOXES},
             "points": points,
         }
         for name, points in fronts.items()
@@ -86,7 +88,7 @@ def figure(found: Mapping[str, Any], path: Path) -> None:
     titles = {"kept": "the same networks of the first front", "searched": "the front of each search"}
     for axes, (part, title) in zip(canvas.subplots(1, 2, sharex=True, sharey=True), titles.items(), strict=True):
         for (name, label), marker in zip(LABELS.items(), "os^", strict=True):
-            points = sorted(found[part][name]["points"], key=lambda each: each["bytes"])
+            points = sorted(found[part].get(name, {"points": ()})["points"], key=lambda each: each["bytes"])
             axes.plot([p["bytes"] / 1000 for p in points], [p["loss"] for p in points], f"{marker}-", ms=4, label=label)
         axes.set(xscale="log", xlabel="file, kB", title=title, ylim=(-0.5, 8))
         axes.set_xticks(TICKS, [str(tick) for tick in TICKS])
@@ -97,40 +99,51 @@ def figure(found: Mapping[str, Any], path: Path) -> None:
     canvas.savefig(path, dpi=120)
 
 
+def run(folder: Path, seed: int, trained_for: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Search, train, compress, search again, measure; what is in the folder is not done again."""
+    data = {"data": arguments.data} if arguments.data else {}
+    task = emomc.load_task(TASK, **data)
+    outcomes = {ORIGINAL: search(folder / "search-original", arguments.budget, seed, data)}
+    found = [point.configuration for point in outcomes[ORIGINAL].points]
+    fronts: dict[str, Sequence[Setting | emomc.Configuration]] = {ALIKE: FRONT, FOLLOWING: found}
+    files, modules = Comparison(folder, task, along(outcomes[ORIGINAL].points)), {ORIGINAL: task.module}
+    for name in trained_for:
+        modules[name] = trained(files, name, arguments.steps, arguments.threads, fronts[name], seed)
+        weights = {"checkpoint": str((folder / f"{name}.pt").resolve())}
+        outcomes[name] = search(folder / f"search-{name}", arguments.budget, seed, data | weights)
+    for name, module in modules.items():
+        files.compressed(name, module)
+    dense = outcomes[ORIGINAL].dense.error
+    return {
+        "seed": seed,
+        "networks": list(files.configurations),
+        "training": {name: files.facts.known[f"training {name}"] for name in trained_for},
+        "dense_error": {name: files.dense(module, "test") for name, module in modules.items()},
+        "kept": compared({name: files.points(name, "test") for name in modules}),
+        "searched": compared({name: searched(each, dense) for name, each in outcomes.items()}),
+    }
+
+
 def main() -> None:
-    """Search, train, compress, search again, measure; what is in the run folder is not done again."""
+    """Run the seeds and write results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs") / "elastic-front", help="folder of what is kept")
+    parser.add_argument("--run", type=Path, default=Path("runs") / NAME, help="folder of what is kept")
     parser.add_argument("--data", help="folder with cifar10/ and checkpoints/; else EMOMC_DATA")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--train-for", nargs="+", choices=(ALIKE, FOLLOWING), default=(ALIKE, FOLLOWING))
     parser.add_argument("--budget", type=int, default=100, help="networks that each search measures")
     parser.add_argument("--steps", type=int, default=2400, help="of each elastic training")
     parser.add_argument("--threads", type=int, default=2, help="of each elastic training")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    data = {"data": arguments.data} if arguments.data else {}
-    task = emomc.load_task(TASK, **data)
-    outcomes = {ORIGINAL: search(arguments.run / "search-original", arguments.budget, data)}
-    run = Comparison(arguments.run, task, along(outcomes[ORIGINAL].points))
-    modules = {ORIGINAL: task.module}
-    found = [point.configuration for point in outcomes[ORIGINAL].points]
-    fronts: dict[str, Sequence[Setting | emomc.Configuration]] = {ALIKE: FRONT, FOLLOWING: found}
-    for name, front in fronts.items():
-        modules[name] = trained(run, name, arguments.steps, arguments.threads, front)
-        weights = {"checkpoint": str((arguments.run / f"{name}.pt").resolve())}
-        outcomes[name] = search(arguments.run / f"search-{name}", arguments.budget, data | weights)
-    for name, module in modules.items():
-        run.compressed(name, module)
-    result = {
-        "task": TASK,
-        "budget": arguments.budget,
-        "networks": list(run.configurations),
-        "training": {name: run.facts.known[f"training {name}"] for name in fronts},
-        "dense_error": {name: run.dense(module, "test") for name, module in modules.items()},
-        "kept": compared({name: run.points(name, "test") for name in LABELS}),
-        "searched": compared({name: searched(each, outcomes[ORIGINAL].dense.error) for name, each in outcomes.items()}),
-    }
-    figure(result, RESULTS / "elastic_front.png")
-    print(write_results("elastic_front", result))
+    for seed in arguments.seeds:
+        found = run(arguments.run / f"seed-{seed}", seed, arguments.train_for, arguments)
+        common = {"task": TASK, "budget": arguments.budget, "steps": arguments.steps}
+        before = known(NAME)
+        others = before["runs"] if {key: before.get(key) for key in common} == common else []
+        runs = sorted([*(each for each in others if each["seed"] != seed), found], key=lambda each: each["seed"])
+        figure(runs[0], RESULTS / f"{NAME}.png")
+        print(write_results(NAME, {**common, "runs": runs}), flush=True)
 
 
 if __name__ == "__main__":
