@@ -25,6 +25,7 @@ import torch
 import emomc
 from emomc.benchmarks.elastic import TASK, Comparison, Points, gain, quality, trained
 from emomc.benchmarks.environment import RESULTS, known, write_results
+from emomc.benchmarks.resnet20_cifar10 import LIMITS, best_ratio, cell
 from emomc.compression import Setting
 from emomc.training.elastic import FRONT
 
@@ -36,11 +37,13 @@ ORIGINAL, ALIKE, FOLLOWING = "original", "alike", "following"
 LABELS = {ORIGINAL: "not trained", ALIKE: "trained for layers alike", FOLLOWING: "trained for the front"}
 
 
-def search(folder: Path, budget: int, seed: int, options: Mapping[str, Any]) -> emomc.Outcome:
-    """One search without training, resumed if its folder exists."""
+def search(
+    folder: Path, budget: int, seed: int, options: Mapping[str, Any]
+) -> tuple[emomc.Outcome, Mapping[str, float]]:
+    """One search without training, resumed if its folder exists; energy and size of the network in 32-bit floats."""
     chosen = emomc.Options(task=TASK, task_options=options, dataflows=("X:Y",), budget=budget, seed=seed)
     with emomc.Session(folder, chosen, progress=_print_progress) as session:
-        return emomc.run_search(session)
+        return emomc.run_search(session), session.reference
 
 
 def _print_progress(what: str, done: int, total: int) -> None:
@@ -55,13 +58,14 @@ def along(points: Sequence[emomc.run.FrontPoint]) -> dict[str, emomc.Configurati
     return {ordered[index].name: ordered[index].configuration for index in chosen}
 
 
-def searched(outcome: emomc.Outcome, dense: float) -> list[dict[str, float]]:
+def searched(outcome: emomc.Outcome, reference: Mapping[str, float], dense: float) -> list[dict[str, float]]:
     """The front of a search on the test split; losses in points above the original dense network's error."""
     return [
         {
             "loss": round(100 * (point.measurement.error - dense), 2),
             "bytes": point.objectives["size_bytes"],
-            "energy_joule": point.objectives["energy_joule"],
+            "energy_ratio": reference["energy"] / point.objectives["energy_joule"],
+            "size_ratio": reference["size"] / point.objectives["size_bytes"],
         }
         for point in outcome.points
     ]
@@ -78,6 +82,18 @@ def compared(fronts: Mapping[str, Points]) -> dict[str, Any]:
         }
         for name, points in fronts.items()
     }
+
+
+def table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Markdown: energy and size ratio of the fronts that were searched, within limits of the loss."""
+    rows = [f"| | {' | '.join(f'<= {100 * limit:g} points' for limit in LIMITS)} |", "|---" * (len(LIMITS) + 1) + "|"]
+    for ratio in ("energy_ratio", "size_ratio"):
+        for name, label in LABELS.items():
+            fronts = [run["searched"][name]["points"] for run in runs if name in run["searched"]]
+            best = [np.array([best_ratio(front, 100 * limit, ratio) for front in fronts]) for limit in LIMITS]
+            cells = " | ".join(map(cell, best))
+            rows.append(f"| {ratio.split('_')[0]}, {label}, seeds: {len(fronts)} | {cells} |")
+    return rows
 
 
 def figure(found: Mapping[str, Any], path: Path) -> None:
@@ -103,24 +119,23 @@ def run(folder: Path, seed: int, trained_for: Sequence[str], arguments: argparse
     """Search, train, compress, search again, measure; what is in the folder is not done again."""
     data = {"data": arguments.data} if arguments.data else {}
     task = emomc.load_task(TASK, **data)
-    outcomes = {ORIGINAL: search(folder / "search-original", arguments.budget, seed, data)}
-    found = [point.configuration for point in outcomes[ORIGINAL].points]
+    first, reference = search(folder / "search-original", arguments.budget, seed, data)
+    found = [point.configuration for point in first.points]
     fronts: dict[str, Sequence[Setting | emomc.Configuration]] = {ALIKE: FRONT, FOLLOWING: found}
-    files, modules = Comparison(folder, task, along(outcomes[ORIGINAL].points)), {ORIGINAL: task.module}
+    files, modules, outcomes = Comparison(folder, task, along(first.points)), {ORIGINAL: task.module}, {ORIGINAL: first}
     for name in trained_for:
         modules[name] = trained(files, name, arguments.steps, arguments.threads, fronts[name], seed)
         weights = {"checkpoint": str((folder / f"{name}.pt").resolve())}
-        outcomes[name] = search(folder / f"search-{name}", arguments.budget, seed, data | weights)
+        outcomes[name], _ = search(folder / f"search-{name}", arguments.budget, seed, data | weights)
     for name, module in modules.items():
         files.compressed(name, module)
-    dense = outcomes[ORIGINAL].dense.error
     return {
         "seed": seed,
         "networks": list(files.configurations),
         "training": {name: files.facts.known[f"training {name}"] for name in trained_for},
         "dense_error": {name: files.dense(module, "test") for name, module in modules.items()},
         "kept": compared({name: files.points(name, "test") for name in modules}),
-        "searched": compared({name: searched(each, dense) for name, each in outcomes.items()}),
+        "searched": compared({name: searched(each, reference, first.dense.error) for name, each in outcomes.items()}),
     }
 
 
@@ -143,7 +158,7 @@ def main() -> None:
         others = before["runs"] if {key: before.get(key) for key in common} == common else []
         runs = sorted([*(each for each in others if each["seed"] != seed), found], key=lambda each: each["seed"])
         figure(runs[0], RESULTS / f"{NAME}.png")
-        print(write_results(NAME, {**common, "runs": runs}), flush=True)
+        print(write_results(NAME, {**common, "table": table(runs), "runs": runs}), flush=True)
 
 
 if __name__ == "__main__":

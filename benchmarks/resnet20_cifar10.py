@@ -105,12 +105,13 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     for ratio in ("energy_ratio", "size_ratio"):
         for variant in dict.fromkeys(each["variant"] for each in runs):
             fronts = [each["points"] for each in runs if each["variant"] == variant]
-            cells = [_cell(np.array([best_ratio(front, limit, ratio) for front in fronts])) for limit in LIMITS]
+            cells = [cell(np.array([best_ratio(front, limit, ratio) for front in fronts])) for limit in LIMITS]
             rows.append(f"| {ratio.split('_')[0]}, {variant}, seeds: {len(fronts)} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _cell(found: np.ndarray[Any, Any]) -> str:
+def cell(found: np.ndarray[Any, Any]) -> str:
+    """Mean and range of what the seeds that found something have."""
     finite = found[np.isfinite(found)]
     if not len(finite):
         return "none"

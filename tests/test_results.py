@@ -194,6 +194,14 @@ def test_training_between_the_stages_is_ahead_where_the_readme_says_so() -> None
     assert said.format(*means) in text
 
 
+def test_the_readme_shows_the_tables_of_the_results() -> None:
+    readme = (RESULTS.parents[1] / "README.md").read_text()
+    every = json.loads((RESULTS / "resnet20_cifar10.json").read_text())["table"][2:]
+    elastic = json.loads((RESULTS / "elastic_front.json").read_text())["table"]
+    for row in [*every, *(row for row in elastic if "trained for the front" in row)]:
+        assert row[row.index("|", 1) :] in readme, row
+
+
 def test_runs_of_other_commands_stay_in_the_table() -> None:
     old = [{"variant": "obs", "seed": seed, "points": []} for seed in (0, 1)]
     new = [{"variant": "obs", "seed": 1, "points": [1]}, {"variant": "published", "seed": 5, "points": []}]

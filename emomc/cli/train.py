@@ -43,7 +43,7 @@ _MINUTES = 10.0  # where no budget is given
     help="Prune first: every layer to its prune ratio in this point of a run; zeros then stay.",
 )
 @click.option("--bits", type=click.IntRange(2, 16), help="Round all layers to this width in every forward pass.")
-@click.option("--elastic", is_flag=True, help="Train so that compressing loses less, for a search to follow.")
+@click.option("--elastic", is_flag=True, help="Train so that compressing loses less; best with --front.")
 @click.option(
     "--front",
     type=FOLDER,
