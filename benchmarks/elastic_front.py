@@ -25,7 +25,7 @@ import torch
 import emomc
 from emomc.benchmarks.elastic import TASK, Comparison, Points, gain, quality, trained
 from emomc.benchmarks.environment import RESULTS, known, write_results
-from emomc.benchmarks.resnet20_cifar10 import LIMITS, best_ratio, cell
+from emomc.benchmarks.resnet20_cifar10 import LIMITS, best_ratio, cell, print_progress
 from emomc.compression import Setting
 from emomc.training.elastic import FRONT
 
@@ -42,13 +42,8 @@ def search(
 ) -> tuple[emomc.Outcome, Mapping[str, float]]:
     """One search without training, resumed if its folder exists; energy and size of the network in 32-bit floats."""
     chosen = emomc.Options(task=TASK, task_options=options, dataflows=("X:Y",), budget=budget, seed=seed)
-    with emomc.Session(folder, chosen, progress=_print_progress) as session:
+    with emomc.Session(folder, chosen, progress=print_progress) as session:
         return emomc.run_search(session), session.reference
-
-
-def _print_progress(what: str, done: int, total: int) -> None:
-    if what and done == total:
-        print(f"  {what}: {done}", flush=True)
 
 
 def along(points: Sequence[emomc.run.FrontPoint]) -> dict[str, emomc.Configuration]:

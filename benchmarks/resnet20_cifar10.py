@@ -62,10 +62,10 @@ def run(variant: str, seed: int, budget: int, data: str | None, folder: Path) ->
     start = time.perf_counter()
     path, chosen = folder / f"{variant}-{seed}", options(variant, seed, budget, data)
     if chosen.recovery is None:
-        with emomc.Session(path, chosen, settings=settings, progress=_print_progress) as session:
+        with emomc.Session(path, chosen, settings=settings, progress=print_progress) as session:
             outcome = emomc.run_search(session)
     else:
-        outcome = emomc.search_with_recovery(path, chosen, settings=settings, progress=_print_progress, notice=print)
+        outcome = emomc.search_with_recovery(path, chosen, settings=settings, progress=print_progress, notice=print)
     reference = read_run(path).summary["reference"]
     return {
         "variant": variant,
@@ -88,7 +88,8 @@ def run(variant: str, seed: int, budget: int, data: str | None, folder: Path) ->
     }
 
 
-def _print_progress(what: str, done: int, total: int) -> None:
+def print_progress(what: str, done: int, total: int) -> None:
+    """A line for each part of a run that has ended."""
     if what and done == total:
         print(f"  {what}: {done}", flush=True)
 

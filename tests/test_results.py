@@ -245,14 +245,15 @@ def test_elastic_training_gains_a_quarter_within_half_an_hour_and_what_training_
 def test_elastic_training_gains_on_a_front_where_it_follows_the_front() -> None:
     """A quarter of what is left within 5 points, in every run; less within 2, where there is less to gain."""
     runs = json.loads((RESULTS / "elastic_front.json").read_text())["runs"]
-    assert [run["seed"] for run in runs] == [0, 1, 2] and "alike" in runs[0]["kept"]
-    for run in runs:
-        for part in ("kept", "searched"):
+    assert [run["seed"] for run in runs] == [0, 1, 2]
+    for part in ("kept", "searched"):
+        for run in runs:
             following = run[part]["following"]["gain"]
             assert following["2"] > 0.05 and min(following["5"], following["20"]) > 0.25, (run["seed"], part)
-            assert all(gain < 0 for gain in run[part].get("alike", run[part]["original"])["gain"].values() if gain)
-        errors = run["dense_error"]
-        assert errors["following"] - errors["original"] < 0.5 < errors.get("alike", 100) - errors["original"]
+        assert max(runs[0][part]["alike"]["gain"].values()) < 0, part
+    errors = [run["dense_error"] for run in runs]
+    assert all(each["following"] - each["original"] < 0.5 for each in errors)
+    assert errors[0]["alike"] - errors[0]["original"] > 0.5
 
 
 def test_recovery_brings_back_what_pruning_lost_where_usual_training_does_not() -> None:
