@@ -59,9 +59,8 @@ def _copied(module: nn.Module) -> nn.Module:
             "hooks that make weights, as torch.nn.utils.remove_weight_norm and torch.nn.utils.prune.remove do."
         ) from None
     for tensor in (*copied.parameters(), *copied.buffers()):
-        tensor.data = tensor.data.clone(
-            memory_format=torch.contiguous_format
-        )  # depthwise weights count as both layouts
+        # depthwise weights count as contiguous in either layout, so `contiguous` would leave them as they are
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     return copied
 
 

@@ -131,9 +131,8 @@ def _is_whole(path: Path) -> bool:
     connection.text_factory = _readable_text
     try:
         found = [state for (state,) in connection.execute("PRAGMA integrity_check")]
-        return found == ["ok"] and all(
-            map(_is_intact, connection.execute("SELECT key, result, note FROM measurements"))
-        )
+        rows = connection.execute("SELECT key, result, note FROM measurements")
+        return found == ["ok"] and all(map(_is_intact, rows))
     except sqlite3.DatabaseError:
         return False
     finally:
