@@ -35,13 +35,14 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
         "--polish", type=int, default=0, metavar="STEPS", help="of training the file of the last trained level on"
     )
     parser.add_argument("--further", type=Path, metavar="FILE", help="train this file of earlier results on instead")
+    parser.add_argument("--seed", type=int, default=0, help="of training; what another seed made stays in the results")
     arguments = parser.parse_args()
     if (arguments.polish or arguments.further) and not arguments.minutes:
         parser.error("--polish and --further go on from a trained level: say with --minutes how long it is trained.")
     arguments.runs.mkdir(parents=True, exist_ok=True)
     given = {"data": arguments.data, "checkpoint": arguments.checkpoint}
     task = load_task(task_name, **{option: path for option, path in given.items() if path})
-    levels = Levels(task, arguments.runs, arguments.minutes, arguments.polish)
+    levels = Levels(task, arguments.runs, arguments.minutes, arguments.polish, arguments.seed)
     results = Results(name, network_fingerprint(task.module), paper)
     if arguments.further:
         results.add([levels.test(levels.further(results.source(arguments.further), arguments.further))])

@@ -36,18 +36,18 @@ TRAIN, POLISH, FURTHER = 64, 128, 64  # images a step, of a pruned network and w
 DECAY = 5e-4  # of the weights of a pruned network; those of a file stay on their grids
 
 
-def recipe(task: Task, batch: int, decay: float = 0.0) -> Recipe:
+def recipe(task: Task, batch: int, seed: int, decay: float = 0.0) -> Recipe:
     """How a level is trained: as a network is recovered."""
     assert task.training is not None
-    return replace(recovery_recipe(task.training.recipe), weight_decay=decay, batch=batch)
+    return replace(recovery_recipe(task.training.recipe), weight_decay=decay, batch=batch, seed=seed)
 
 
 class Levels:
     """All levels of one run folder; Gram matrices, paths and probes are made or read when they are first needed."""
 
-    def __init__(self, task: Task, folder: Path, minutes: float, polish: int) -> None:
-        """Levels whose training takes so many minutes, and whose polish so many steps."""
-        self.task, self.folder, self.minutes, self.polish = task, folder, minutes, polish
+    def __init__(self, task: Task, folder: Path, minutes: float, polish: int, seed: int) -> None:
+        """Levels whose training has this seed and takes so many minutes, and whose polish so many steps."""
+        self.task, self.folder, self.minutes, self.polish, self.seed = task, folder, minutes, polish, seed
         self.network = trace(task.module, task.example_input)
         self.costs = Costs(task, self.network)
         self.trained: nn.Module | None = None
@@ -64,7 +64,7 @@ class Levels:
 
     def level(self, level: float, kind: str) -> dict[str, Any]:
         """One level, one-shot, trained or polished: written, decoded and measured on validation images, or read."""
-        planned = {"kind": kind, "level": level}
+        planned = {"kind": kind, "level": level, **({} if kind == "one-shot" else self._seeded)}
         path = self._path(planned)
         done = path.with_suffix(".json")
         make = {"one-shot": self._one_shot, "trained": self._train, "polished": self._polish}[kind]
@@ -75,11 +75,11 @@ class Levels:
 
     def further(self, point: Mapping[str, Any], file: Path) -> dict[str, Any]:
         """A level of earlier results whose file is trained on at its size, measured on validation images, or read."""
-        planned = {"kind": "further", "level": point["level"], "of": point["sha256"]}
+        planned = {"kind": "further", "level": point["level"], "of": point["sha256"], **self._seeded}
         path = self._path(planned)
         done = path.with_suffix(".json")
         if not done.exists():
-            spent = self._finetune(file, path, Budget(minutes=self.minutes), recipe(self.task, FURTHER))
+            spent = self._finetune(file, path, Budget(minutes=self.minutes), recipe(self.task, FURTHER, self.seed))
             self._measure({**planned, **spent}, path)
         return json.loads(done.read_text())  # type: ignore[no-any-return]
 
@@ -100,7 +100,13 @@ class Levels:
     def _path(self, point: Mapping[str, Any]) -> Path:
         """Where the file of a point is; what goes on from another file has part of that one's hash in its name."""
         of = f"-of-{point['of'][:8]}" if "of" in point else ""
-        return self.folder / f"{point['kind']}-{point['level']:g}{of}.emomc"
+        seed = f"-seed-{point['seed']}" if "seed" in point else ""
+        return self.folder / f"{point['kind']}-{point['level']:g}{of}{seed}.emomc"
+
+    @property
+    def _seeded(self) -> dict[str, int]:
+        """What tells a trained point from those of other seeds; the first seed goes without saying."""
+        return {"seed": self.seed} if self.seed else {}
 
     def _chosen(self, level: float) -> list[int]:
         return choose(self.losses, self.costs, level).tolist()  # type: ignore[no-any-return]
@@ -128,7 +134,7 @@ class Levels:
             names = [layer.name for layer in layers]
             prune_further(start, self.network, dict(zip(names, RATIOS[chosen].tolist(), strict=True)))
         levels = {layer.weight: largest_level(bits) for layer, bits in zip(layers, self.costs.bits, strict=True)}
-        training = recipe(self.task, TRAIN, DECAY)
+        training = recipe(self.task, TRAIN, self.seed, DECAY)
         trained = fit(
             start,
             self.task.training.load(),
@@ -136,7 +142,7 @@ class Levels:
             Budget(minutes=self.minutes),
             regime=RoundWeights.keeping_zeros(start, levels),
             teacher=self.task.module,
-            path=self.folder / f"trained-{level:g}.pt",
+            path=path.with_suffix(".pt"),
             tell=_print_progress,
             notice=print,
         )
@@ -150,8 +156,8 @@ class Levels:
         """Done once: repeating `finetune` would write and measure anew, as its checkpoint is of the training alone."""
         if path.with_suffix(".json").exists():
             return {}
-        source = self.folder / f"trained-{level:g}.emomc"
-        return self._finetune(source, path, Budget(steps=self.polish), recipe(self.task, POLISH))
+        source = self._path({"kind": "trained", "level": level, **self._seeded})
+        return self._finetune(source, path, Budget(steps=self.polish), recipe(self.task, POLISH, self.seed))
 
     def _finetune(self, source: Path, path: Path, budget: Budget, training: Recipe) -> dict[str, Any]:
         tuning = {"recipe": training, "checkpoint": path.with_suffix(".pt"), "tell": _print_progress, "notice": print}

@@ -47,4 +47,4 @@ class Results:
 
 
 def _identity(point: Mapping[str, Any]) -> tuple[Any, ...]:
-    return point["kind"], point["level"], point.get("of")
+    return point["kind"], point["level"], point.get("of"), point.get("seed", 0)
