@@ -15,6 +15,7 @@ from emomc.benchmarks import environment
 from emomc.benchmarks.curves import STEPS
 from emomc.benchmarks.headline.costs import SIZES, TARGETS
 from emomc.benchmarks.headline.results import Results
+from emomc.benchmarks.headline.shown import label
 from emomc.benchmarks.methods import METHODS
 from emomc.benchmarks.resnet20_cifar10 import LIMITS, VARIANTS, best_ratio, with_others
 
@@ -286,6 +287,21 @@ def test_what_a_headline_benchmark_does_not_make_again_stays(
     with pytest.raises(SystemExit, match="train one of those on"):
         Results(name, "another", {}).source(foreign)
     assert capsys.readouterr().out.count("level 0.15") == 2
+
+
+def test_seeds_of_training_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each keeps its own point; the table has them in one column, with the mean of their losses and its range."""
+    name = "mobilenetv1_cifar10"
+    before = json.loads((RESULTS / f"{name}.json").read_text())
+    monkeypatch.setattr(environment, "RESULTS", tmp_path)
+    first = {**before["points"][-1], "test": {"error": 0.1, "loss": 0.004, "standard_error": 0.002}}
+    second = {**first, "seed": 1, "test": {"error": 0.1, "loss": 0.001, "standard_error": 0.002}}
+    for point in (first, second, second):
+        Results(name, before["network"], {}).add([point])
+    after = json.loads((tmp_path / f"{name}.json").read_text())
+    assert after["points"] == [first, second]
+    assert after["table"][0].endswith(f"| {label([first])}, 2 seeds |")
+    assert after["table"][3].endswith("| 0.25 (0.10 to 0.40) +- 0.20 |")
 
 
 def test_the_file_of_vgg16_meets_every_target_and_holds_what_the_results_say() -> None:

@@ -35,7 +35,7 @@ def run(task_name: str, name: str, paper: Mapping[str, float], description: str 
         "--polish", type=int, default=0, metavar="STEPS", help="of training the file of the last trained level on"
     )
     parser.add_argument("--further", type=Path, metavar="FILE", help="train this file of earlier results on instead")
-    parser.add_argument("--seed", type=int, default=0, help="of training; what another seed made stays in the results")
+    parser.add_argument("--seed", type=int, default=0, help="of training; what other seeds made stays")
     arguments = parser.parse_args()
     if (arguments.polish or arguments.further) and not arguments.minutes:
         parser.error("--polish and --further go on from a trained level: say with --minutes how long it is trained.")

@@ -38,12 +38,16 @@ class Results:
         """Put points in the place of what was known of them; write results, table and figure."""
         new = {_identity(point) for point in points}
         kept = [point for point in self.points if _identity(point) not in new]
-        self.points = sorted([*kept, *points], key=lambda point: (_KINDS.index(point["kind"]), point["level"]))
+        self.points = sorted([*kept, *points], key=_place)
         shown = table(self.points, self.paper)
         content = {"network": self.network, "points": self.points, "table": shown.splitlines()}
         path = environment.write_results(self.name, content)
         figure(self.points, self.paper, environment.RESULTS / f"{self.name}.png")
         print(shown, path, sep="\n", flush=True)
+
+
+def _place(point: Mapping[str, Any]) -> tuple[Any, ...]:
+    return _KINDS.index(point["kind"]), point["level"], point.get("seed", 0)
 
 
 def _identity(point: Mapping[str, Any]) -> tuple[Any, ...]:
