@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +13,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from emomc import coding
-from emomc.accuracy.evaluator import Evaluator, Measurement, Settings
+from emomc.accuracy.evaluator import Evaluator, Settings
 from emomc.compression.networkfile import with_weights
-from emomc.errors import EmomcError, UnattainableError
+from emomc.errors import EmomcError
 from emomc.genome import BIT_WIDTH, GRANULARITY, PRUNE_RATIO, PRUNING, SHARED_VALUES, Choice, Configuration
 from emomc.problems.tasks import Task
 from emomc.run.lock import FolderLock
 from emomc.run.named import look_up
 from emomc.run.options import Options, Recovery, check_same_run, write_options
-from emomc.run.outcome import Evaluation, FrontPoint, write_front, write_history, write_summary
-from emomc.run.search import POINTS, Outcome, Search, agreement, content_name, growth, lowered
+from emomc.run.parts import Candidate, Parts
+from emomc.run.search import Outcome, Search, content_name
 from emomc.run.session import Progress, Session, silent
 from emomc.run.workers import Job
-from emomc.search import Ledger, SearchTask
 from emomc.search.coordinates import Coordinates
-from emomc.search.reported import thinned, unbeaten
 from emomc.training import Budget, KeepZeros, fit, recovery_recipe, zero_masks
 
-Doubles = NDArray[np.float64]
-Genome = NDArray[np.int64]
+Genomes = NDArray[np.int64]
 
 _PRUNING_SHARE = 0.1  # of the evaluations: enough to choose networks that are trained
 _UNTRAINED_SHARE = 0.25  # of the evaluations: where little is lost, training has little to bring back
@@ -93,41 +86,6 @@ def search_with_recovery(
         lock.release()
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A network that one of the searches ends with.
-
-    Attributes:
-        values: its objectives as measured on the selection split.
-        believed: its objectives with the error as it is estimated to be.
-        error: on the selection split.
-        estimate: of that error, chance taken out.
-        file: in the folder of the search.
-        name: of its file in the folder of the run.
-        columns: every objective but the error, by column name.
-        configuration: its choices, the pruning of the network that was trained among them.
-    """
-
-    values: Doubles
-    believed: Doubles
-    error: float
-    estimate: float
-    file: Path
-    name: str
-    columns: Mapping[str, float]
-    configuration: Configuration
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What one of the searches has measured."""
-
-    stage: str
-    evaluations: tuple[Evaluation, ...]
-    counted: Doubles
-    failures: Counter[str]
-
-
 class _Recovering:
     def __init__(
         self,
@@ -140,22 +98,22 @@ class _Recovering:
         engine: Mapping[str, Any],
     ) -> None:
         self._folder, self._options, self._task = folder, options, task
-        self._progress, self._notice, self._engine = progress, notice, engine
+        self._progress, self._notice = progress, notice
         self._settings: Settings = engine.get("settings") or Settings()
         self._recovery = recovery
         self._pruning = max(1, round(options.budget * _PRUNING_SHARE))
         self._untrained = min(round(options.budget * _UNTRAINED_SHARE), options.budget - self._pruning - 1)
         self._networks = min(recovery.networks, options.budget - self._pruning - self._untrained)
-        self._parts: list[_Part] = []
+        self._parts = Parts(folder, options, progress, notice, engine)
         self._trained: list[dict[str, Any]] = []
 
     def run(self) -> Outcome:
-        with self._session("pruned", self._pruning_options(), self._task) as session:
+        with self._parts.session("pruned", self._pruning_options(), self._task) as session:
             write_options(self._folder, self._options, self._task.fingerprint)
             search = Search(session)
             ledger = search.explore()
-            self._keep("prune", search, session)
-            if not self._measured():
+            self._parts.keep("prune", search, session)
+            if not self._parts.measured:
                 raise EmomcError("no network was measured in the time: repeat the call with more minutes.")
             limit = session.dense.error + self._options.max_loss
             front = ledger.genomes[search.front(ledger)]
@@ -166,24 +124,17 @@ class _Recovering:
                     "Raise max_loss, or offer smaller prune ratios, in another folder."
                 )
             candidates = []
-            chosen = _spread(session, front, self._networks)
+            chosen = _spread(session, search.coordinates, front, self._networks)
             self._networks = len(chosen)  # fewer than planned where the front is small
             for number, genome in enumerate(chosen):
                 candidates += self._recovered(number, session, genome, limit)
             candidates += self._never_trained()
-            return self._finish(session, search, limit, candidates)
-
-    @contextmanager
-    def _session(self, name: str, options: Options, task: Task) -> Iterator[Session]:
-        """A session in a folder of the run's; its search counts on from what the parts before it have measured."""
-        before = self._measured()
-
-        def tell(what: str, done: int, total: int) -> None:
-            searching = what == "searching"
-            self._progress(what, done + before * searching, self._options.budget if searching else total)
-
-        with Session(self._folder / name, options, task=task, progress=tell, **self._engine) as session:
-            yield session
+            if not candidates:
+                raise EmomcError(
+                    "no network came within the limits after training. Train longer, raise max_loss, or relax "
+                    "constraints, in another folder."
+                )
+            return self._parts.finish(session, search, limit, candidates, {"recovered": self._trained})
 
     def _pruning_options(self) -> Options:
         own = {name: choices for name, choices in self._options.genes.items() if name in PRUNING}
@@ -199,7 +150,7 @@ class _Recovering:
 
     def _rounding_options(self, number: int, max_loss: float) -> Options:
         own = {name: choices for name, choices in self._options.genes.items() if name not in PRUNING}
-        left = self._options.budget - self._measured() - self._untrained
+        left = self._options.budget - self._parts.measured - self._untrained
         share = 1 - (self._pruning + self._untrained) / self._options.budget
         return replace(
             self._options,
@@ -214,7 +165,7 @@ class _Recovering:
         """What is left of the budget; more than planned where a trained network could not use its part."""
         return replace(
             self._options,
-            budget=self._options.budget - self._measured(),
+            budget=self._options.budget - self._parts.measured,
             minutes=self._minutes(self._untrained / self._options.budget),
             recovery=None,
         )
@@ -223,15 +174,7 @@ class _Recovering:
         minutes = self._options.minutes
         return None if minutes is None else minutes * share
 
-    def _measured(self) -> int:
-        """Networks that the parts have measured so far."""
-        return sum(len(part.evaluations) for part in self._parts)
-
-    def _keep(self, stage: str, search: Search, session: Session) -> None:
-        failures = Counter(session.failures.values())
-        self._parts.append(_Part(stage, search.evaluations(), search.counted(), failures))
-
-    def _recovered(self, number: int, session: Session, genome: Genome, limit: float) -> list[_Candidate]:
+    def _recovered(self, number: int, session: Session, genome: Genomes, limit: float) -> list[Candidate]:
         """A pruned network trained, and then rounded and shared in a search of its own."""
         (variants, widths), *_ = session.networks(genome[None])
         name = f"recovered-{content_name(variants, widths)}"
@@ -252,13 +195,13 @@ class _Recovering:
             )
             return []
         options, own = self._rounding_options(number, limit - after), replace(self._task, module=trained)
-        found = self._searched(name, f"network {number + 1}", options, own)
+        found = self._parts.search(name, f"network {number + 1}", options, own)
         return [replace(each, configuration=_with(pruning, each.configuration)) for each in found]
 
-    def _never_trained(self) -> list[_Candidate]:
+    def _never_trained(self) -> list[Candidate]:
         """The front of a search that trains nothing."""
         options = self._untrained_options()
-        return self._searched("untrained", "untrained", options, self._task) if options.budget else []
+        return self._parts.search("untrained", "untrained", options, self._task) if options.budget else []
 
     def _start(
         self, session: Session, path: Path, variants: tuple[int, ...], widths: tuple[int, ...] | None
@@ -287,109 +230,10 @@ class _Recovering:
         )
         return found.module, {"steps": found.progress.steps, "images": found.progress.seen}
 
-    def _searched(self, name: str, stage: str, options: Options, task: Task) -> list[_Candidate]:
-        """A search in a folder of the run's; its front is written to files."""
-        try:
-            with self._session(name, options, task) as session:
-                search = Search(session)
-                ledger = search.explore()
-                self._keep(stage, search, session)
-                found = self._written(stage, session, search, ledger)
-        except UnattainableError as error:
-            self._notice(f"{stage}: the constraints cannot be met. {error}")
-            return []
-        if not found:
-            self._notice(f"{stage}: nothing that was measured met the limits.")
-        return found
-
-    def _written(self, stage: str, session: Session, search: Search, ledger: Ledger) -> list[_Candidate]:
-        front = search.front(ledger)
-        genomes, errors, estimates = ledger.genomes[front], ledger.errors[front], ledger.estimated_errors()[front]
-        paths, _ = search.write(genomes, "selection", "writing the front")
-        values, believed = (session.problem.values(genomes, each)[0] for each in (errors, estimates))
-        columns = search.columns(genomes, errors)
-        return [
-            _Candidate(
-                values[row],
-                believed[row],
-                float(errors[row]),
-                float(estimates[row]),
-                paths[row],
-                f"{stage.replace(' ', '-')}-{paths[row].name}",
-                columns[row],
-                session.space.decode(genomes[row]),
-            )
-            for row in range(len(genomes))
-        ]
-
-    def _finish(self, session: Session, search: Search, limit: float, candidates: list[_Candidate]) -> Outcome:
-        """Put the fronts together, and measure what no other beats against the dense network."""
-        if not candidates:
-            raise EmomcError(
-                "no network came within the limits after training. Train longer, raise max_loss, or relax constraints, "
-                "in another folder."
-            )
-        kept = self._best(session, candidates)
-        (self._folder / POINTS).mkdir(exist_ok=True)
-        for each in kept:
-            shutil.copyfile(each.file, self._folder / POINTS / each.name)
-        jobs = [_measuring(self._folder.resolve() / POINTS / each.name) for each in kept]
-        dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
-        measured = session.run_jobs(jobs, "measuring the front")
-        points = tuple(
-            FrontPoint(
-                f"p{i:02d}",
-                f"{POINTS}/{each.name}",
-                Measurement(**measured[i]),
-                each.error,
-                each.estimate,
-                each.columns,
-                each.configuration,
-            )
-            for i, each in enumerate(kept)
-        )
-        ideal, reference = search.corners(limit)
-        counted = np.concatenate([part.counted for part in self._parts])
-        evaluations = self._history(growth(counted, ideal, reference))
-        outcome = Outcome(points, evaluations, Measurement(**dense), agreement(evaluations))
-        write_history(self._folder, evaluations)
-        write_front(self._folder, points)
-        facts = {
-            "hypervolume_ideal": lowered(ideal, counted).tolist(),
-            "hypervolume_reference": reference.tolist(),
-            "failures": dict(sum((part.failures for part in self._parts), Counter())),
-            "genes": list(next(iter(points[0].configuration.layers.values()))),
-            "recovered": self._trained,
-        }
-        write_summary(self._folder, {**search.summary(outcome), **facts})
-        return outcome
-
-    def _best(self, session: Session, candidates: list[_Candidate]) -> list[_Candidate]:
-        """What a search would report of all of them, by ascending error: see `emomc.search.reported`."""
-        candidates = sorted(candidates, key=lambda each: each.error)
-        believed = np.array([each.believed for each in candidates])
-        front = unbeaten(np.array([each.values for each in candidates]), believed)
-        coordinates = _coordinates(session).spanning(believed[front])  # rounding went beyond what pruning alone offers
-        front = front[thinned(coordinates, believed[front], self._options.points)]
-        return [candidates[row] for row in front.tolist()]
-
-    def _history(self, volumes: Sequence[float]) -> tuple[Evaluation, ...]:
-        rows = [(part.stage, each) for part in self._parts for each in part.evaluations]
-        return tuple(
-            replace(each, number=row + 1, stage=stage, hypervolume=volumes[row])
-            for row, (stage, each) in enumerate(rows)
-        )
-
 
 def _budget(recovery: Recovery) -> Budget:
     """How long each network is trained; refused where not exactly one limit is given."""
     return Budget(**{name: value for name, value in asdict(recovery).items() if name != "networks"})
-
-
-def _measuring(path: Path) -> Job:
-    """A file measured on the test split; the result is the file's, whatever it is called."""
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Job("measure_file", (path, "test"), stored_as=(content, "test"), makes=path)
 
 
 def _with(pruning: Mapping[str, Mapping[str, Choice]], found: Configuration) -> Configuration:
@@ -404,16 +248,11 @@ def _with(pruning: Mapping[str, Mapping[str, Choice]], found: Configuration) -> 
     )
 
 
-def _spread(session: Session, front: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def _spread(session: Session, coordinates: Coordinates, front: Genomes, count: int) -> Genomes:
     """Genomes of a front that are evenly spread in cost, dearest first."""
     values = session.problem.values(front, np.zeros(len(front)))[0]
     is_cost = [not each.measured for each in session.problem.objectives]
-    costs = _coordinates(session)(values)[:, is_cost].mean(axis=1)
+    costs = coordinates(values)[:, is_cost].mean(axis=1)
     wanted = costs.max() + (np.arange(count) + 0.5) / count * (costs.min() - costs.max())
     rows = dict.fromkeys(np.abs(costs[None] - wanted[:, None]).argmin(axis=1).tolist())
     return front[list(rows)]
-
-
-def _coordinates(session: Session) -> Coordinates:
-    dense = session.dense
-    return Coordinates.of(SearchTask(session.problem, session.sensitivities, dense.error, dense.samples))

@@ -21,6 +21,7 @@ from emomc.run.outcome import Evaluation, FrontPoint, column_name, write_front, 
 from emomc.run.session import Session
 from emomc.run.workers import Job
 from emomc.search import STRATEGIES, Ledger, SearchTask, Strategy, hypervolume
+from emomc.search.coordinates import Coordinates
 from emomc.search.ledger import Readings, Request
 from emomc.search.reported import reported_front
 
@@ -220,6 +221,11 @@ class Search:
             jobs.append(Job("finish", arguments, stored_as=(variants, split, widths), makes=path))
             paths.append(path)
         return paths, session.run_jobs(jobs, what)
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """In which gains of hypervolume are counted here."""
+        return Coordinates.of(self._task)
 
     def front(self, ledger: Ledger) -> NDArray[np.int64]:
         """Rows of the ledger, by ascending error: see `emomc.search.reported`."""
