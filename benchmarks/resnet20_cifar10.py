@@ -4,7 +4,8 @@ All spend the same number of evaluations on the same selection images and are me
 energy model (X:Y dataflow) and the size (bytes of the file) are the same. The published variant prunes all layers
 alike, rounds with one scale per layer, starts at random and does not correct statistics. Ours is run with layers
 compressed by magnitude and rounding ("magnitude") and with error compensation from calibration images ("obs"). These
-train nothing; "recovered" is "obs" with five pruned networks trained for three epochs each between the stages.
+train nothing; "recovered" is "obs" with five pruned networks trained for three epochs each between the stages,
+"elastic" is "obs" with one network trained for the front of the first half, in 2,400 steps of 64 images.
 
     python -m benchmarks.resnet20_cifar10 --data FOLDER
 
@@ -29,8 +30,9 @@ from emomc.report import read_run
 NAME = "resnet20_cifar10"
 TASK = "cifar10-resnet20"
 DATAFLOW = "X:Y"
-VARIANTS = ("published", "magnitude", "obs", "recovered")
+VARIANTS = ("published", "magnitude", "obs", "recovered", "elastic")
 RECOVERY = emomc.Recovery(networks=5, epochs=3)
+ELASTIC = emomc.ElasticTraining(steps=2400)
 LIMITS = (0.003, 0.005, 0.01, 0.02)
 PUBLISHED_GENES = {
     "prune_ratio": tuple(round(0.01 * percent, 2) for percent in range(20, 81)),
@@ -52,7 +54,9 @@ def options(variant: str, seed: int, budget: int, data: str | None) -> emomc.Opt
         common |= {"strategy": "published", "genes": PUBLISHED_GENES}
     if variant == "recovered":
         common |= {"recovery": RECOVERY}
-    common |= {"method": "obs" if variant == "recovered" else variant}
+    if variant == "elastic":
+        common |= {"elastic": ELASTIC}
+    common |= {"method": "obs" if variant in ("recovered", "elastic") else variant}
     return emomc.Options(**common)
 
 
@@ -61,11 +65,12 @@ def run(variant: str, seed: int, budget: int, data: str | None, folder: Path) ->
     settings = emomc.Settings(strengths=(0.0,)) if variant == "published" else emomc.Settings()
     start = time.perf_counter()
     path, chosen = folder / f"{variant}-{seed}", options(variant, seed, budget, data)
-    if chosen.recovery is None:
+    if chosen.recovery or chosen.elastic:
+        trained = emomc.search_with_recovery if chosen.recovery else emomc.search_with_elastic_training
+        outcome = trained(path, chosen, settings=settings, progress=print_progress, notice=print)
+    else:
         with emomc.Session(path, chosen, settings=settings, progress=print_progress) as session:
             outcome = emomc.run_search(session)
-    else:
-        outcome = emomc.search_with_recovery(path, chosen, settings=settings, progress=print_progress, notice=print)
     reference = read_run(path).summary["reference"]
     return {
         "variant": variant,
@@ -135,7 +140,7 @@ def figure(runs: Sequence[dict[str, Any]], path: Path) -> None:
 
     canvas = Figure(figsize=(10, 4), layout="constrained")
     for axes, ratio in zip(canvas.subplots(1, 2, sharey=True), ("energy_ratio", "size_ratio"), strict=True):
-        for variant, marker in zip(VARIANTS, "so^v", strict=True):
+        for variant, marker in zip(VARIANTS, "so^vD", strict=True):
             points = next((each["points"] for each in runs if each["variant"] == variant), ())
             loss = [100 * point["loss"] for point in points]
             errors = [100 * point["standard_error"] for point in points]

@@ -47,7 +47,16 @@ if TYPE_CHECKING:
     from emomc.problems.tasks import Task, TrainingData, load_task, task_names
     from emomc.problems.tasks.image_folder import View, image_folder_task
     from emomc.problems.tasks.networks import mobilenet_v1, resnet, vgg16
-    from emomc.run import Options, Outcome, Recovery, Session, run_search, search_with_recovery
+    from emomc.run import (
+        ElasticTraining,
+        Options,
+        Outcome,
+        Recovery,
+        Session,
+        run_search,
+        search_with_elastic_training,
+        search_with_recovery,
+    )
     from emomc.search import front_of, hypervolume
     from emomc.training import Augmentation, Budget, Elastic, KeepZeros, Recipe, elastic_recipe, fit, zero_masks
 
@@ -127,11 +136,13 @@ _HOMES = {
         "vgg16",
     ),
     "emomc.run": (
+        "ElasticTraining",
         "Options",
         "Outcome",
         "Recovery",
         "Session",
         "run_search",
+        "search_with_elastic_training",
         "search_with_recovery",
     ),
     "emomc.search": (
@@ -164,6 +175,7 @@ __all__ = [
     "CostModel",
     "CostTables",
     "Elastic",
+    "ElasticTraining",
     "EmomcError",
     "Finetuned",
     "Gene",
@@ -216,6 +228,7 @@ __all__ = [
     "read_network",
     "resnet",
     "run_search",
+    "search_with_elastic_training",
     "search_with_recovery",
     "shrink",
     "task_names",

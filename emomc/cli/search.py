@@ -82,6 +82,12 @@ _ENGINE = ("workers", "time_limit", "scheduler")  # what measures; the result do
     help="How many, evenly spread in cost.  [3]",
 )
 @click.option(
+    "--elastic",
+    metavar="BUDGET",
+    callback=training,
+    help="After half of the networks train for those on the front, for 10min, 5epochs or 300steps; then search again.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1),
     help="Processes, or networks in flight on a GPU; the result does not depend on it.  [one per CPU, 2 on a GPU]",
@@ -114,9 +120,12 @@ def search(task: str, run: Path | None, device: str, **given: Any) -> None:
       emomc search digits --activation-bits 8
       emomc search digits --gene bit_width=8,4,2 --dataflow X:Y --dataflow CI:CO
       emomc search digits --recover 20epochs
+      emomc search digits --elastic 300steps
     """  # noqa: D301 - click's mark
     if given["recover_networks"] and not given["recover"]:
         raise click.UsageError("--recover-networks says how many networks are trained: say how long with --recover.")
+    if given["elastic"] and given["recover"]:
+        raise click.UsageError("--recover and --elastic are two ways to train in a search: give one of them.")
     folder = run or default_folder(task)
     options = _options(task, given)
     started = time.monotonic()
@@ -129,7 +138,7 @@ def search(task: str, run: Path | None, device: str, **given: Any) -> None:
 
 
 def _options(task: str, given: Mapping[str, Any]) -> Options:
-    from emomc.run import Options, Recovery
+    from emomc.run import ElasticTraining, Options, Recovery
 
     trained = {"networks": given["recover_networks"] or Recovery.networks, **given["recover"]}
     return Options(
@@ -148,6 +157,7 @@ def _options(task: str, given: Mapping[str, Any]) -> Options:
         minutes=given["minutes"],
         points=given["points"],
         recovery=Recovery(**trained) if given["recover"] else None,
+        elastic=ElasticTraining(**given["elastic"]) if given["elastic"] else None,
     )
 
 
@@ -186,11 +196,12 @@ def _run(folder: Path, options: Options, device: str, engine: Mapping[str, Any])
 
     with shown_progress(options.budget) as tell:
         tell("starting", 0, 1)
-        from emomc.run import Session, run_search, search_with_recovery
+        from emomc.run import Session, run_search, search_with_elastic_training, search_with_recovery
 
         settings = settings_for(device)
-        if options.recovery is not None:
-            found = search_with_recovery(folder, options, settings=settings, progress=tell, notice=click.echo, **engine)
+        if options.recovery or options.elastic:
+            trained = search_with_recovery if options.recovery else search_with_elastic_training
+            found = trained(folder, options, settings=settings, progress=tell, notice=click.echo, **engine)
             return len(found.evaluations)
         with Session(folder, options, settings=settings, progress=tell, **engine) as session:
             return len(run_search(session).evaluations)

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from emomc.run.options import Options, Recovery, read_options
+    from emomc.run.elastic import search_with_elastic_training
+    from emomc.run.options import ElasticTraining, Options, Recovery, read_options
     from emomc.run.outcome import FrontPoint, read_rows, read_summary
     from emomc.run.recovery import search_with_recovery
     from emomc.run.search import Outcome, run_search
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from emomc.run.store import salvage
 
 _HOME_OF = {
+    "ElasticTraining": "options",
     "FrontPoint": "outcome",
     "Options": "options",
     "Outcome": "search",
@@ -29,10 +31,12 @@ _HOME_OF = {
     "read_summary": "outcome",
     "run_search": "search",
     "salvage": "store",
+    "search_with_elastic_training": "elastic",
     "search_with_recovery": "recovery",
 }
 
 __all__ = [
+    "ElasticTraining",
     "FrontPoint",
     "Options",
     "Outcome",
@@ -44,6 +48,7 @@ __all__ = [
     "read_summary",
     "run_search",
     "salvage",
+    "search_with_elastic_training",
     "search_with_recovery",
 ]
 

@@ -33,6 +33,21 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class ElasticTraining:
+    """Training for the front of a search, which is then searched again; exactly one of the budgets is given.
+
+    Attributes:
+        minutes: of training.
+        epochs: passes over the training images.
+        steps: optimizer steps.
+    """
+
+    minutes: float | None = None
+    epochs: float | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
 class Options:
     """Options of a search.
 
@@ -53,6 +68,7 @@ class Options:
         minutes: time after which no further round is started; None for no limit.
         points: points of the front that are written and measured on the test split, at most.
         recovery: training between the stages, by `emomc.search_with_recovery`; None for none.
+        elastic: training between two searches, by `emomc.search_with_elastic_training`; None for none.
     """
 
     task: str
@@ -70,6 +86,7 @@ class Options:
     minutes: float | None = None
     points: int = 40
     recovery: Recovery | None = None
+    elastic: ElasticTraining | None = None
 
     def __post_init__(self) -> None:
         """Bring choices into one form.
@@ -87,6 +104,8 @@ class Options:
             raise EmomcError(f"max_loss {self.max_loss!r}: expected a fraction from 0 to 1; 0.05 is five points.")
         if self.minutes is not None and not self.minutes >= 0:
             raise EmomcError(f"minutes {self.minutes!r}: expected a number of at least 0, or None.")
+        if self.recovery is not None and self.elastic is not None:
+            raise EmomcError("recovery and elastic training are two ways to train in a search: give one of them.")
 
 
 _MAY_CHANGE = ("budget", "minutes", "points")

@@ -13,18 +13,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from emomc.accuracy.evaluator import Measurement
-from emomc.errors import UnattainableError
+from emomc.accuracy.evaluator import Evaluator, Measurement, Settings
+from emomc.errors import EmomcError, UnattainableError
 from emomc.genome import Configuration
 from emomc.problems.tasks import Task
-from emomc.run.options import Options
+from emomc.run.lock import FolderLock
+from emomc.run.named import look_up
+from emomc.run.options import Options, check_same_run
 from emomc.run.outcome import Evaluation, FrontPoint, write_front, write_history, write_summary
 from emomc.run.search import POINTS, Outcome, Search, agreement, growth, lowered
 from emomc.run.session import Progress, Session
 from emomc.run.workers import Job
 from emomc.search import Ledger
 from emomc.search.reported import thinned, unbeaten
+from emomc.training import Budget, Recipe, Regime, fit
 
 Doubles = NDArray[np.float64]
 
@@ -64,8 +68,35 @@ class _Part:
     failures: Counter[str]
 
 
+@contextmanager
+def locked_folder(folder: str | Path, options: Options, task: Task | None) -> Iterator[tuple[Path, Task]]:
+    """The folder of a run that trains, and its task. A typo shows now: its parts look up what they need one by one.
+
+    Raises:
+        EmomcError: options that do not fit, a task without training images, or the folder of another run.
+    """
+    path = Path(folder).absolute()
+    task = look_up(options, task).task
+    if task.training is None:
+        raise EmomcError(f"task {task.name!r} offers no training images: give it `training`, an emomc TrainingData.")
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(path)
+    try:
+        check_same_run(path, options, task.fingerprint)
+        yield path, task
+    finally:
+        lock.release()
+
+
+def selection_error(session: Session, module: nn.Module) -> float:
+    """Of a network as it is, on the selection split."""
+    task = session.task
+    evaluator = Evaluator(task.module, session.network, task.splits, None, task.error, session.settings)
+    return evaluator.measure_module(module, "selection").error
+
+
 class Parts:
-    """The searches of one run, one after the other.
+    """The searches of one run, one after the other, and the training between them.
 
     Args:
         folder: of the run; each search has its own in it.
@@ -85,6 +116,7 @@ class Parts:
     ) -> None:
         self._folder, self._options = folder, options
         self._progress, self._notice, self._engine = progress, notice, engine
+        self._settings: Settings = engine.get("settings") or Settings()
         self._parts: list[_Part] = []
 
     @property
@@ -116,7 +148,7 @@ class Parts:
                 search = Search(session)
                 ledger = search.explore()
                 self.keep(stage, search, session)
-                found = self._written(stage, session, search, ledger)
+                found = self.written(stage, session, search, ledger)
         except UnattainableError as error:
             self._notice(f"{stage}: the constraints cannot be met. {error}")
             return []
@@ -124,7 +156,8 @@ class Parts:
             self._notice(f"{stage}: nothing that was measured met the limits.")
         return found
 
-    def _written(self, stage: str, session: Session, search: Search, ledger: Ledger) -> list[Candidate]:
+    def written(self, stage: str, session: Session, search: Search, ledger: Ledger) -> list[Candidate]:
+        """The front of a search, in files."""
         front = search.front(ledger)
         genomes, errors, estimates = ledger.genomes[front], ledger.errors[front], ledger.estimated_errors()[front]
         paths, _ = search.write(genomes, "selection", "writing the front")
@@ -143,6 +176,35 @@ class Parts:
             )
             for row in range(len(genomes))
         ]
+
+    def train(
+        self, task: Task, start: nn.Module, recipe: Recipe, budget: Budget, regime: Regime, path: Path, what: str
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """A network trained on a task's images and taught by its dense network, and how long.
+
+        Args:
+            task: with training images.
+            start: not changed.
+            recipe: with the seed of the run in place of its own.
+            budget: of training.
+            regime: what differs around a step.
+            path: of the checkpoint.
+            what: as progress calls it.
+        """
+        assert task.training is not None
+        found = fit(
+            start,
+            task.training.load(),
+            replace(recipe, seed=self._options.seed),
+            budget,
+            regime=regime,
+            teacher=task.module,
+            path=path,
+            device=self._settings.device,
+            tell=lambda _, done, total: self._progress(what, done, total),
+            notice=self._notice,
+        )
+        return found.module, {"steps": found.progress.steps, "images": found.progress.seen}
 
     def finish(
         self,

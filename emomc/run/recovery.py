@@ -13,20 +13,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from emomc import coding
-from emomc.accuracy.evaluator import Evaluator, Settings
 from emomc.compression.networkfile import with_weights
 from emomc.errors import EmomcError
 from emomc.genome import BIT_WIDTH, GRANULARITY, PRUNE_RATIO, PRUNING, SHARED_VALUES, Choice, Configuration
 from emomc.problems.tasks import Task
-from emomc.run.lock import FolderLock
-from emomc.run.named import look_up
-from emomc.run.options import Options, Recovery, check_same_run, write_options
-from emomc.run.parts import Candidate, Parts
+from emomc.run.options import Options, Recovery, write_options
+from emomc.run.parts import Candidate, Parts, locked_folder, selection_error
 from emomc.run.search import Outcome, Search, content_name
 from emomc.run.session import Progress, Session, silent
 from emomc.run.workers import Job
 from emomc.search.coordinates import Coordinates
-from emomc.training import Budget, KeepZeros, fit, recovery_recipe, zero_masks
+from emomc.training import Budget, KeepZeros, recovery_recipe, zero_masks
 
 Genomes = NDArray[np.int64]
 
@@ -73,17 +70,8 @@ def search_with_recovery(
     if recovery.networks < 1:
         raise EmomcError(f"{recovery}: at least one network is trained.")
     _budget(recovery)
-    path = Path(folder).absolute()
-    task = look_up(options, task).task  # a typo shows now: the parts look up what they need only after training
-    if task.training is None:
-        raise EmomcError(f"task {task.name!r} offers no training images: give it `training`, an emomc TrainingData.")
-    path.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(path)
-    try:
-        check_same_run(path, options, task.fingerprint)
-        return _Recovering(path, options, recovery, task, progress, notice, engine).run()
-    finally:
-        lock.release()
+    with locked_folder(folder, options, task) as (path, found):
+        return _Recovering(path, options, recovery, found, progress, notice, engine).run()
 
 
 class _Recovering:
@@ -98,9 +86,7 @@ class _Recovering:
         engine: Mapping[str, Any],
     ) -> None:
         self._folder, self._options, self._task = folder, options, task
-        self._progress, self._notice = progress, notice
-        self._settings: Settings = engine.get("settings") or Settings()
-        self._recovery = recovery
+        self._notice, self._recovery = notice, recovery
         self._pruning = max(1, round(options.budget * _PRUNING_SHARE))
         self._untrained = min(round(options.budget * _UNTRAINED_SHARE), options.budget - self._pruning - 1)
         self._networks = min(recovery.networks, options.budget - self._pruning - self._untrained)
@@ -182,9 +168,7 @@ class _Recovering:
         folder.mkdir(exist_ok=True)
         start = self._start(session, folder / "pruned.emomc", variants, widths)
         trained, facts = self._train(number, start, folder / "trained.pt")
-        own = self._task
-        evaluator = Evaluator(own.module, session.network, own.splits, None, own.error, self._settings)
-        before, after = (evaluator.measure_module(module, "selection").error for module in (start, trained))
+        before, after = (selection_error(session, module) for module in (start, trained))
         pruning = session.space.decode(genome).layers
         facts = {"network": name, "error_pruned": before, "error": after, **facts}
         self._trained.append(facts)
@@ -215,20 +199,9 @@ class _Recovering:
 
     def _train(self, number: int, start: nn.Module, path: Path) -> tuple[nn.Module, dict[str, Any]]:
         assert self._task.training is not None
+        recipe, regime = recovery_recipe(self._task.training.recipe), KeepZeros(zero_masks(start))
         what = f"training network {number + 1} of {self._networks}"
-        found = fit(
-            start,
-            self._task.training.load(),
-            replace(recovery_recipe(self._task.training.recipe), seed=self._options.seed),
-            _budget(self._recovery),
-            regime=KeepZeros(zero_masks(start)),
-            teacher=self._task.module,
-            path=path,
-            device=self._settings.device,
-            tell=lambda _, done, total: self._progress(what, done, total),
-            notice=self._notice,
-        )
-        return found.module, {"steps": found.progress.steps, "images": found.progress.seen}
+        return self._parts.train(self._task, start, recipe, _budget(self._recovery), regime, path, what)
 
 
 def _budget(recovery: Recovery) -> Budget:

@@ -108,6 +108,8 @@ class Session:
         chosen = objectives or options.objectives
         if options.recovery is not None:
             raise EmomcError("options.recovery: training between the stages is done by emomc.search_with_recovery.")
+        if options.elastic is not None:
+            raise EmomcError("options.elastic: elastic training is done by emomc.search_with_elastic_training.")
         names = tuple(each if isinstance(each, str) else load_objective(each).name for each in chosen)
         options = replace(options, objectives=names)
         self.folder, self.options, self._progress = Path(folder).absolute(), options, progress
