@@ -163,11 +163,19 @@ def test_a_search_is_the_same_there_with_one_or_two_networks_in_flight(tmp_path)
     assert front(DEVICE, 1) == front(DEVICE, 2) == expected
 
 
-def test_a_search_with_training_is_the_same_there(tmp_path):
+@pytest.mark.parametrize(
+    ("search", "training"),
+    [
+        (emomc.search_with_recovery, {"recovery": emomc.Recovery(1, steps=6)}),
+        (emomc.search_with_elastic_training, {"elastic": emomc.ElasticTraining(steps=6)}),
+    ],
+    ids=["recovery", "elastic"],
+)
+def test_a_search_with_training_is_the_same_there(search, training, tmp_path):
     def front(device: str) -> list[tuple[float, float]]:
-        options = emomc.Options(OWN, budget=12, points=4, max_loss=0.5, recovery=emomc.Recovery(1, steps=6))
+        options = emomc.Options(OWN, budget=12, points=4, max_loss=0.5, **training)
         with on(device):
-            found = emomc.search_with_recovery(tmp_path / device, options, settings=emomc.Settings(device=device))
+            found = search(tmp_path / device, options, settings=emomc.Settings(device=device))
         return [(each.measurement.error, each.objectives["size_bytes"]) for each in found.points]
 
     assert front(DEVICE) == front("cpu")

@@ -19,7 +19,7 @@ from emomc.compression.threads import torch_threads
 from emomc.run.workers import Job, attempt
 
 # Reading a file traces the network, and while torch.fx does, it has replaced the call of every module of the process.
-_ALONE = ("finish",)
+_ALONE = ("finish", "measure_file")
 
 
 class Flights:
