@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -401,3 +403,28 @@ def test_module_that_cannot_be_copied() -> None:
         trace(nn.Sequential(nn.LazyConv2d(4, 3)), IMAGE)
     with pytest.raises(EmomcError, match="cannot pickle 'generator'"):
         trace(Inline(lambda m, x: x, stream=(i for i in range(3))), IMAGE)
+
+
+def test_threads_trace_and_run_networks_side_by_side() -> None:
+    """What one thread traces is not what another runs, nor is a network traced into two graphs at once."""
+    network = nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(6)))
+    alone, found, stop = trace(network, IMAGE), [], threading.Event()
+    before = nn.Module.__call__
+
+    def traces() -> None:
+        found.extend(trace(network, IMAGE) == alone for _ in range(20))
+
+    def runs() -> int:
+        count = 0
+        while not stop.is_set():
+            count += network(IMAGE).shape == IMAGE.shape
+        return count
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(runs) for _ in range(2)]
+        for each in [pool.submit(traces) for _ in range(2)]:
+            each.result()
+        stop.set()
+        assert all(each.result() > 0 for each in running)
+    assert found == [True] * 40
+    assert nn.Module.__call__ is before

@@ -120,33 +120,6 @@ def test_as_many_networks_are_in_flight_as_wanted_and_failures_are_told() -> Non
     flights.close()
 
 
-class Reader(Pair):
-    """Tells whether it is the only one that reads a file."""
-
-    busy = threading.Lock()
-
-    def twin(self) -> Reader:
-        return Reader()
-
-    def alone(self) -> bool:
-        if not self.busy.acquire(blocking=False):
-            return False
-        time.sleep(0.05)
-        self.busy.release()
-        return True
-
-    finish = measure_file = alone
-
-
-@pytest.mark.parametrize("job", ["finish", "measure_file"])
-def test_files_are_read_one_at_a_time(job: str) -> None:
-    """Reading traces the network, which changes what calling any module of the process does meanwhile."""
-    flights = Flights(Reader(), 3)  # type: ignore[arg-type]
-    assert dict(flights.run([Job(job, ())] * 6)) == dict.fromkeys(range(6), True)
-    assert set(dict(flights.run([Job("alone", ())] * 6)).values()) == {True, False}  # others are not
-    flights.close()
-
-
 def test_a_search_with_networks_in_flight_leaves_the_same_files(tmp_path: Path) -> None:
     """The code for GPUs, on a device that is the CPU under another name."""
     options = emomc.Options("digits", budget=4, seed=1, points=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from emomc.network.layers import Layer, Node
 
 _OPEN_MODULES = (nn.Conv1d, nn.Conv2d, nn.Linear, ParametrizationList)
 LAYER_FUNCTIONS = (functional.conv1d, functional.conv2d, functional.linear)
+_TRACING = threading.RLock()  # torch.fx replaces the call of every module of the process while it traces
 _LAYER_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
@@ -29,12 +31,12 @@ class GraphTracer(fx.Tracer):
 
     Convolutions and linear operators are traced down to their functional form, so that modules, subclasses of them
     and plain calls of ``torch.nn.functional`` are all seen in one way. Tensors that ``forward`` makes are kept on
-    ``device``: without data on ``meta``, to be run on ``cpu``.
+    ``device``: without data on ``meta``, to be run on ``cpu``. Other threads may run modules, or wait to trace.
     """
 
     def __init__(self, device: str = "meta") -> None:
         super().__init__()
-        self._device = device
+        self._device, self._thread = device, threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module stays one step of the graph."""
@@ -50,7 +52,9 @@ class GraphTracer(fx.Tracer):
         return root_fn, [self.root, self.create_proxy("placeholder", "input", (), {})]
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Trace one module and say in which one it failed."""
+        """Trace one module and say in which one it failed; one that another thread runs is none of ours."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:  # what a module's forward raises is anyone's code
@@ -63,7 +67,7 @@ class GraphTracer(fx.Tracer):
             EmomcError: ``forward`` does something that depends on the values or the shape of a tensor.
         """
         try:
-            with torch.device(self._device):
+            with _TRACING, torch.device(self._device):
                 return super().trace(root, concrete_args)
         except Exception as error:
             raise _untraceable("", error) from error

@@ -18,9 +18,6 @@ from emomc.accuracy.evaluator import Evaluator
 from emomc.compression.threads import torch_threads
 from emomc.run.workers import Job, attempt
 
-# Reading a file traces the network, and while torch.fx does, it has replaced the call of every module of the process.
-_ALONE = ("finish", "measure_file")
-
 
 class Flights:
     """Runs jobs in threads; an `emomc.run.workers.Engine`.
@@ -47,8 +44,7 @@ class Flights:
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
         """As `emomc.run.workers.Engine.run`."""
-        together = not any(job.method in _ALONE for job in jobs)
-        with torch_threads(self._threads), ThreadPoolExecutor(self.count if together else 1) as pool:
+        with torch_threads(self._threads), ThreadPoolExecutor(self.count) as pool:
             futures = [pool.submit(self._do, number, job) for number, job in enumerate(jobs)]
             try:
                 for future in as_completed(futures):
