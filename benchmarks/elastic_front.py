@@ -24,7 +24,7 @@ import torch
 
 import emomc
 from emomc.benchmarks.elastic import TASK, Comparison, Points, gain, quality, trained
-from emomc.benchmarks.environment import RESULTS, known, write_results
+from emomc.benchmarks.environment import RESULTS, known, with_earlier, write_results
 from emomc.benchmarks.resnet20_cifar10 import LIMITS, best_ratio, cell, print_progress
 from emomc.compression import Setting
 from emomc.training.elastic import FRONT
@@ -151,7 +151,7 @@ def main() -> None:
         common = {"task": TASK, "budget": arguments.budget, "steps": arguments.steps}
         before = known(NAME)
         others = before["runs"] if {key: before.get(key) for key in common} == common else []
-        runs = sorted([*(each for each in others if each["seed"] != seed), found], key=lambda each: each["seed"])
+        runs = sorted(with_earlier([found], others, lambda each: each["seed"]), key=lambda each: each["seed"])
         figure(runs[0], RESULTS / f"{NAME}.png")
         print(write_results(NAME, {**common, "table": table(runs), "runs": runs}), flush=True)
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,14 @@ def write_results(name: str, results: Mapping[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"environment": environment(), **results}, indent=2) + "\n")
     return path
+
+
+def with_earlier(
+    new: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]], identity: Callable[[Mapping[str, Any]], Any]
+) -> list[dict[str, Any]]:
+    """New entries, and those of earlier results that none of them stands for, by what tells entries apart."""
+    own = {identity(each) for each in new}
+    return [*(each for each in before if identity(each) not in own), *new]
 
 
 def known(name: str) -> dict[str, Any]:

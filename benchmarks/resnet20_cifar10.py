@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import emomc
-from emomc.benchmarks.environment import RESULTS, known, write_results
+from emomc.benchmarks.environment import RESULTS, known, with_earlier, write_results
 from emomc.report import read_run
 
 NAME = "resnet20_cifar10"
@@ -128,10 +128,9 @@ def cell(found: np.ndarray[Any, Any]) -> str:
 
 def with_others(runs: Sequence[dict[str, Any]], before: dict[str, Any], budget: int) -> list[dict[str, Any]]:
     """These runs and those of earlier results that they do not stand for, in the order of variants and seeds."""
-    own = {(each["variant"], each["seed"]) for each in runs}
     others = before["runs"] if before.get("budget") == budget else []
-    kept = [each for each in others if (each["variant"], each["seed"]) not in own]
-    return sorted([*kept, *runs], key=lambda each: (VARIANTS.index(each["variant"]), each["seed"]))
+    found = with_earlier(runs, others, lambda each: (each["variant"], each["seed"]))
+    return sorted(found, key=lambda each: (VARIANTS.index(each["variant"]), each["seed"]))
 
 
 def figure(runs: Sequence[dict[str, Any]], path: Path) -> None:

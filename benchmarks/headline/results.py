@@ -36,9 +36,7 @@ class Results:
 
     def add(self, points: Sequence[dict[str, Any]]) -> None:
         """Put points in the place of what was known of them; write results, table and figure."""
-        new = {_identity(point) for point in points}
-        kept = [point for point in self.points if _identity(point) not in new]
-        self.points = sorted([*kept, *points], key=_place)
+        self.points = sorted(environment.with_earlier(points, self.points, _identity), key=_place)
         shown = table(self.points, self.paper)
         content = {"network": self.network, "points": self.points, "table": shown.splitlines()}
         path = environment.write_results(self.name, content)
