@@ -289,6 +289,19 @@ def test_what_a_headline_benchmark_does_not_make_again_stays(
     assert capsys.readouterr().out.count("level 0.15") == 2
 
 
+def test_resnet56_keeps_within_the_limit_with_every_seed_of_training() -> None:
+    found = json.loads((RESULTS / "resnet56_cifar10.json").read_text())
+    seeds = [each for each in found["points"] if (each["kind"], each["level"]) == ("further", 0.35)]
+    assert [each.get("seed", 0) for each in seeds] == [0, 1, 2]
+    assert len({each["of"] for each in seeds}) == 1
+    assert all(each["test"]["loss"] <= 0.003 for each in seeds)
+    docs = "".join((RESULTS.parents[1] / "docs" / "vgg16.md").read_text().split())
+    for row in found["table"]:
+        assert "".join("|".join(row.split("|")[3:]).split()) in docs, (
+            row
+        )  # without what was published, which is nothing
+
+
 def test_seeds_of_training_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each keeps its own point; the table has them in one column, with the mean of their losses and its range."""
     name = "mobilenetv1_cifar10"
