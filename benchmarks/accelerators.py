@@ -10,6 +10,7 @@ bits. Results go to benchmarks/results/accelerators.json and two figures, tables
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -304,6 +305,7 @@ def fill_page(tables: dict[str, str]) -> None:
 
 def main() -> None:
     """Compute everything, write results, draw, and fill the page."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     models = [emomc.load_accelerator(name) for name in emomc.accelerators() if name != "emomc-fpga"]
     results = []
     for name, make in NETWORKS.items():

@@ -8,6 +8,7 @@ installed. Results go to benchmarks/results/cost_speed.json.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import tempfile
@@ -142,6 +143,7 @@ def beside_zigzag(model: emomc.PhysicalModel, module: nn.Module) -> list[dict[st
 
 def main() -> None:
     """Measure and write results."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     model = emomc.load_accelerator(ACCELERATOR)
     assert isinstance(model, emomc.PhysicalModel)
     if hasattr(os, "sched_setaffinity"):

@@ -8,6 +8,7 @@ docs/images/search.png.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ COLOURS = ("#d62728", "#ff9f40", "#1f77b4", "#2ca02c", "#9467bd", "0.45", "#8c56
 
 def main() -> None:
     """Draw and write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     from matplotlib.figure import Figure
 
     panels = [(title, curves) for title, path in PANELS if (curves := known_curves(*path))]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,22 @@ from emomc.benchmarks.resnet20_cifar10 import LIMITS, VARIANTS, best_ratio, with
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 ONE_SHOT = sorted(RESULTS.glob("one_shot_*.csv"))
 CODING = sorted(RESULTS.glob("coding_*_*.csv"))
+
+
+PROGRAMS = sorted(path.stem for path in RESULTS.parent.glob("*.py") if "__main__" in path.read_text())
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_benchmark_that_is_asked_for_help_measures_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor where an option is mistyped, so that results stay."""
+    for argument, status in (("--help", 0), ("--no-such-option", 2)):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", argument])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(RESULTS.parent / f"{name}.py"), run_name="__main__")
+        assert ended.value.code == status
+    assert "usage:" in capsys.readouterr().out
 
 
 def rows(path: Path) -> list[dict[str, str]]:
