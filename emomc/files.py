@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -17,12 +17,21 @@ LARGEST_YAML = 1_000_000  # bytes
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML without aliases, so that a small file cannot stand for a huge one."""
+    """Plain YAML without aliases, so that a small file cannot stand for a huge one, and without fields given twice."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not accepted")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuses a field that is given twice, of which the library would keep the last in silence."""
+        given: set[str] = set()
+        for name in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if name.value in given:
+                raise yaml.YAMLError(f"{name.value!r} is given twice, again in line {name.start_mark.line + 1}")
+            given.add(name.value)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> Any:
@@ -33,7 +42,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a safe loader
     except OSError as error:
         raise EmomcError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise EmomcError(f"{path}: not valid YAML: {str(error)[:500]}") from None
 
 

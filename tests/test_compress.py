@@ -65,6 +65,7 @@ def test_later_patterns_win_choice_by_choice():
         ("- 4", ["expected patterns", "[4]"]),
         ("", ["expected patterns"]),
         ("a: &x {bit_width: 4}\nb: *x", ["not valid YAML", "aliases"]),
+        ('"*": {prune_ratio: 0.5}\n"*": {bit_width: 4}', ["'*' is given twice, again in line 2"]),
         ("a: {", ["not valid YAML"]),
     ],
 )
