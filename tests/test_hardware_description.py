@@ -126,7 +126,19 @@ SOURCE = "assumed: for a test"
         ("sparsity.index_bits", None, r"sparsity.index_bits: needed"),
         ("precision.weight_bits.value", [], r"precision.weight_bits.value"),
         ("schema_version", 2, r"schema_version: .*1"),
-        ("model", "phisical", r"Did you mean 'physical'"),
+        ("schema_version", None, r"schema_version: missing; expected 1$"),
+        ("model", "phisical", r"unknown kind of model 'phisical'. Did you mean 'physical'"),
+        ("model", None, r"model: expected physical or published, got None"),
+        ("model", ["physical"], r"model: expected physical or published, got \['physical'\]"),
+        ("dram", 3, r"dram: expected the fields read_pj_per_bit, write_pj_per_bit, bits_per_cycle \(got 3\)"),
+        ("array.rows", 16, r"array.rows: expected \{value: ..., source: ...\}, the value and .* \(got 16\)"),
+        ("clock_hertz.value", "5e8", r"clock_hertz.value: .*number without its unit.* \(got '5e8'\)"),
+        ("buffer.bytes.value", "32KB", r"buffer.bytes.value: .*number without its unit.* \(got '32KB'\)"),
+        (
+            "coding.activation_run_bits",
+            {"value": 2000, "source": SOURCE},
+            r"run_bits.value: .*less than or equal to 64 \(got 2000\)",
+        ),
     ],
 )
 def test_mistakes_name_field_value_and_expectation(field: str, value: Any, says: str) -> None:

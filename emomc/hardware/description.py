@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -46,6 +46,12 @@ class Count(_Sourced):
     """A whole number of at least one, and where it comes from."""
 
     value: Annotated[int, Field(ge=1, le=2**48)]
+
+
+class Width(_Sourced):
+    """A number of bits, and where it comes from."""
+
+    value: Annotated[int, Field(ge=1, le=64)]
 
 
 class Widths(_Sourced):
@@ -118,7 +124,7 @@ class CodingSection(_Section):
     """What is coded off chip: weights, decoded as they come in, and zero runs of inputs."""
 
     weight_decode_pj_per_bit: Quantity | None = None
-    activation_run_bits: Count | None = None
+    activation_run_bits: Width | None = None
 
 
 class PhysicalDescription(_Section):
@@ -257,8 +263,10 @@ def parse_description(content: Any, where: str) -> Description:
     if not isinstance(content, dict):
         raise EmomcError(f"{where}: expected a mapping of fields, got {type(content).__name__}.")
     kind = content.get("model")
+    if not isinstance(kind, str):
+        raise EmomcError(f"{where}: model: expected {' or '.join(_KINDS)}, got {reprlib.repr(kind)}.")
     if kind not in _KINDS:
-        raise EmomcError(f"{where}: model: {unknown_name('kind of model', reprlib.repr(kind), _KINDS)}")
+        raise EmomcError(f"{where}: model: {unknown_name('kind of model', kind, _KINDS)}")
     try:
         return _KINDS[kind].model_validate(content)
     except ValidationError as error:
@@ -276,7 +284,12 @@ def _explain(item: Any, kind: type[BaseModel]) -> str:
         return f"  {place}: unknown field (got {reprlib.repr(item['input'])}); expected {_expected(known)}"
     if item["type"] == "value_error" and not item["loc"]:
         return f"  {item['ctx']['error']}"
-    return f"  {place}: {item['msg']} (got {reprlib.repr(item['input'])})"
+    given = f"(got {reprlib.repr(item['input'])})"
+    if item["type"] == "model_type":
+        return f"  {place}: expected {_expected(_section(kind, item['loc']))} {given}"
+    if item["type"] in ("int_type", "float_type") and isinstance(item["input"], str):
+        return f"  {place}: expected a number without its unit; to YAML 5e8 is text, 5.0e+8 a number {given}"
+    return f"  {place}: {item['msg']} {given}"
 
 
 def _section(kind: type[BaseModel], place: Sequence[str | int]) -> Any:
@@ -290,6 +303,8 @@ def _section(kind: type[BaseModel], place: Sequence[str | int]) -> Any:
 
 
 def _expected(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
     if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
         return getattr(kind, "__name__", str(kind))
     if issubclass(kind, _Sourced):
