@@ -196,6 +196,19 @@ def test_fingerprint_is_stable_and_sees_every_part(toy: Task) -> None:
     assert len({task.fingerprint for task in [toy, *variants]}) == 5
 
 
+@pytest.mark.parametrize("factory", [None, "tests.test_tasks:tied"])
+def test_a_weight_that_layers_share_counts_once_in_the_dense_size(toy: Task, factory: str | None) -> None:
+    task = Task("tied", tied(), toy.splits, factory)
+    assert task.dense_bytes == 4 * (16 * 16 + 2 * 16 + 3 * 16 + 3)
+
+
+def tied() -> nn.Module:
+    """Two layers with one weight."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.Linear(16, 3)).eval()
+    module[3].weight = module[1].weight
+    return module
+
+
 def test_network_fingerprint_sees_the_architecture() -> None:
     weight = torch.randn(4, 4, 3, 3)
     prints = set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -128,14 +127,13 @@ class Compressor:
         quantized = widths if any(ACTIVATION_BITS in each for each in chosen.layers.values()) else None
         variants = [self._count] * len(self.network.layers)
         found = self._evaluator.finish(variants, path, self.task.header, split, quantized)
-        floats = [tensor for tensor in self.task.module.state_dict().values() if tensor.is_floating_point()]
         return CompressedFile(
             path,
             chosen,
             found,
             path.stat().st_size,
             sum(map(len, self._current)),
-            4 * sum(math.prod(tensor.shape) for tensor in floats),
+            self.task.dense_bytes,
         )
 
     def configuration(self, given: Configuration | Mapping[str, Any] | str | Path) -> Configuration:

@@ -189,8 +189,7 @@ class Session:
                 best = min(entry[metric] for entry in found)
                 peak = METRICS[metric].combine == "max"
                 totals[metric] = max(totals.get(metric, 0.0), best) if peak else totals.get(metric, 0.0) + best
-        floats = [tensor for tensor in self.task.module.state_dict().values() if tensor.is_floating_point()]
-        return {**totals, "size": 4.0 * sum(tensor.numel() for tensor in floats)}
+        return {**totals, "size": float(self.task.dense_bytes)}
 
     def errors(self, genomes: NDArray[np.integer[Any]]) -> Doubles:
         """Measured errors of canonical genomes on the selection split, ``(n,)``."""

@@ -102,6 +102,13 @@ class Task:
             return facts | {"graph": self.module.description}
         return facts | {"factory": self.factory, "factory_arguments": dict(self.factory_arguments)}
 
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the network in 32-bit floats; a weight that several layers share counts once, as in files."""
+        state: dict[str, torch.Tensor] = self.module.state_dict(keep_vars=True)
+        tensors = {id(tensor): tensor for tensor in state.values()}
+        return 4 * sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over network, splits and what the error does; equal where measurements may be exchanged."""
