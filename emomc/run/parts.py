@@ -230,18 +230,20 @@ class Parts:
         jobs = [_measuring(self._folder.resolve() / POINTS / each.name) for each in kept]
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         measured = session.run_jobs(jobs, "measuring the front")
+        sound = [i for i in range(len(kept)) if "failed" not in measured[i]]
         points = tuple(
             FrontPoint(
-                f"p{i:02d}",
-                f"{POINTS}/{each.name}",
+                f"p{number:02d}",
+                f"{POINTS}/{kept[i].name}",
                 Measurement(**measured[i]),
-                each.error,
-                each.estimate,
-                each.columns,
-                each.configuration,
+                kept[i].error,
+                kept[i].estimate,
+                kept[i].columns,
+                kept[i].configuration,
             )
-            for i, each in enumerate(kept)
+            for number, i in enumerate(sound)
         )
+        failed = Counter(each["failed"] for each in measured if "failed" in each)
         ideal, reference = search.corners(limit)
         counted = np.concatenate([part.counted for part in self._parts])
         evaluations = self._history(growth(counted, ideal, reference))
@@ -251,8 +253,8 @@ class Parts:
         joined = {
             "hypervolume_ideal": lowered(ideal, counted).tolist(),
             "hypervolume_reference": reference.tolist(),
-            "failures": dict(sum((part.failures for part in self._parts), Counter())),
-            "genes": list(next(iter(points[0].configuration.layers.values()))),
+            "failures": dict(sum((part.failures for part in self._parts), failed)),
+            "genes": list(next(iter(kept[0].configuration.layers.values()))),
         }
         write_summary(self._folder, {**search.summary(outcome), **joined, **facts})
         return outcome

@@ -183,7 +183,10 @@ class Search:
         )
 
     def finish(self, ledger: Ledger) -> Outcome:
-        """Write every point of the front to a file and measure the decoded file on the test split."""
+        """Write every point of the front to a file and measure the decoded file on the test split.
+
+        A point whose error is no number there has failed, as one measured while searching has, and is left out.
+        """
         session, evaluations = self._session, self.evaluations()
         front = self.front(ledger)
         genomes, errors = ledger.genomes[front], ledger.errors[front]
@@ -191,9 +194,10 @@ class Search:
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         paths, measured = self.write(genomes, "test", "measuring the front")
         columns = self.columns(genomes, errors)
+        sound = [i for i in range(len(genomes)) if "failed" not in measured[i]]
         points = tuple(
             FrontPoint(
-                f"p{i:02d}",
+                f"p{number:02d}",
                 f"{POINTS}/{paths[i].name}",
                 Measurement(**measured[i]),
                 float(errors[i]),
@@ -201,7 +205,7 @@ class Search:
                 columns[i],
                 session.space.decode(genomes[i]),
             )
-            for i in range(len(genomes))
+            for number, i in enumerate(sound)
         )
         outcome = Outcome(points, evaluations, Measurement(**dense), agreement(evaluations))
         write_front(session.folder, points)

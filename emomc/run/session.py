@@ -264,7 +264,7 @@ class Session:
         names = list(missing)
         for number, found in self._workers.run(list(missing.values())) if missing else ():
             result = self._checked(missing[names[number]], found)
-            if isinstance(result, Failure) and missing[names[number]].method not in _MAY_FAIL:
+            if isinstance(result, Failure) and not _may_fail(missing[names[number]], result):
                 raise EmomcError(
                     f"{what}: {result.failed}. What was measured is kept; repeat the command to try again."
                 )
@@ -324,6 +324,14 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _may_fail(job: Job, failure: Failure) -> bool:
+    """Whether the search goes on: without a network or probe, or without a point whose error is none on other samples.
+
+    That a point's error is no number will not change, so that trying again would never lead to a front.
+    """
+    return job.method in _MAY_FAIL or failure.failed == _NO_NUMBER
 
 
 def _is_fraction(error: float) -> bool:
