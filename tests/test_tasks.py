@@ -248,6 +248,16 @@ def mislabelled(splits: Splits) -> Splits:
     return replace(splits, test=test)
 
 
+def broadcast(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Compares (n, 1) with (n,), so that a sample's error depends on all targets."""
+    return (outputs[:, :1] - targets).square().mean(1)
+
+
+def squeezed(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """No error for each sample where a batch has one."""
+    return (outputs[:, :1].squeeze() - targets).square().squeeze()
+
+
 def test_unsound_tasks_are_refused(toy: Task) -> None:
     check_task(toy)
     infinite = changed(toy)
@@ -257,10 +267,13 @@ def test_unsound_tasks_are_refused(toy: Task) -> None:
         (infinite, "'0.weight' holds NaN or infinity in 1 of 36"),
         (changed(toy, module=nn.Flatten().train()), "training mode. Call module.eval"),
         (changed(toy, module=nn.Sequential(nn.Flatten(), nn.Linear(15, 3)).eval()), "does not run on inputs of shape"),
-        (changed(toy, module=nn.Conv2d(1, 3, 3).eval()), r"returns shape \(2, 3, 2, 2\).*expected \(n, classes\)"),
+        (changed(toy, module=nn.Conv2d(1, 3, 3).eval()), r"returns shape \(8, 3, 2, 2\).*expected \(n, classes\)"),
         (changed(toy, splits=mislabelled(toy.splits)), "test split has label 3 but the network has 3 outputs"),
         (changed(toy, splits=replace(toy.splits, test=toy.splits.selection)), "selection and test splits share 8 of 8"),
         (changed(toy, error=nn.functional.cross_entropy), "expected one finite number a sample"),
+        (changed(toy, error=lambda outputs, targets: outputs), r"a tensor of shape \(8, 3\) for 8 samples"),
+        (changed(toy, error=broadcast), r"for 8 samples together, but .* for each alone.*\(8, 3\) and targets \(8,\)"),
+        (changed(toy, error=squeezed), r"a tensor of shape \(\) for 1 samples"),
         (changed(toy, factory_arguments={"classes": 4}), "builds another network than the task's: '2.bias' differs"),
         (changed(toy, factory_arguments={"widths": 4}), "factory.*fails on {'widths': 4}"),
         (changed(toy, factory_arguments={"classes": {3}}), "must be JSON values"),

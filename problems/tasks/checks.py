@@ -13,6 +13,8 @@ from emomc.network.output import single_output
 from emomc.problems.tasks.locate import locate_function
 from emomc.problems.tasks.task import Task
 
+_CHECKED = 8  # samples; of two, the targets would often be equal
+
 
 def check_task(task: Task) -> None:
     """Check the network, the labels, the splits and the factory against each other.
@@ -48,7 +50,7 @@ def check_finite(module: torch.nn.Module) -> None:
 
 
 def _check_outputs(task: Task) -> None:
-    inputs, targets = next(task.splits.calibration.batches(2))
+    inputs, targets = next(task.splits.calibration.batches(_CHECKED))
     logits = single_output(task.module, inputs)
     classes = is_classification(targets)
     if len(logits) != len(inputs) or (classes and logits.ndim != 2):
@@ -63,16 +65,40 @@ def _check_outputs(task: Task) -> None:
                 f"the {name} split has label {largest} but the network has {logits.shape[1]} outputs, "
                 f"so labels go to {logits.shape[1] - 1}. Use the labels that the network was trained with."
             )
+    _check_error(task, logits, targets)
+
+
+def _check_error(task: Task, logits: torch.Tensor, targets: torch.Tensor) -> None:
+    """One number a sample, whatever other samples it comes with: splits are measured in batches of any length."""
+    together = _errors(task, logits, targets)
+    rows = range(len(targets))
+    alone = torch.cat([_errors(task, logits[row : row + 1], targets[row : row + 1]) for row in rows])
+    if not torch.allclose(together.double(), alone.double(), rtol=1e-3, atol=1e-6):
+        raise EmomcError(
+            f"its error function gives {together.tolist()} for {len(targets)} samples together, but {alone.tolist()} "
+            f"for each alone; expected the error of each sample by itself. Outputs have shape {tuple(logits.shape)} "
+            f"and targets {tuple(targets.shape)}: of shapes (n, 1) and (n,), torch compares every sample with all."
+        )
+
+
+def _errors(task: Task, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Errors of samples, (n,)."""
     try:
         errors: Any = task.error(logits, targets)
     except Exception as error:
         raise EmomcError(f"its error function fails on {len(targets)} samples: {error!r}.") from error
-    if not isinstance(errors, torch.Tensor) or errors.shape != (len(targets),) or not bool(errors.isfinite().all()):
-        shown = errors.tolist() if isinstance(errors, torch.Tensor) else repr(errors)
-        raise EmomcError(
-            f"its error function gives {shown} for {len(targets)} samples; "
-            "expected one finite number a sample, in a tensor."
-        )
+    if not isinstance(errors, torch.Tensor):
+        shown = type(errors).__name__
+    elif errors.shape != (len(targets),):
+        shown = f"a tensor of shape {tuple(errors.shape)}"
+    elif not bool(errors.isfinite().all()):
+        shown = str(errors.tolist())
+    else:
+        return errors.detach()
+    raise EmomcError(
+        f"its error function gives {shown} for {len(targets)} samples; expected one finite number a sample, "
+        f"in a tensor of shape ({len(targets)},)."
+    )
 
 
 def _check_factory(task: Task, factory: str) -> None:
