@@ -195,6 +195,34 @@ def test_what_a_file_cannot_name_is_said():
         portable(Einsum(), torch.randn(1, 3, 4, 4))
 
 
+class Autoencoder(nn.Module):
+    """Decodes with the weight that it encodes with."""
+
+    def __init__(self, transposed: bool) -> None:
+        super().__init__()
+        self.encoder, self.transposed = nn.Linear(6, 6), transposed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.encoder.weight
+        return functional.linear(torch.relu(self.encoder(x)), weight.t() if self.transposed else weight)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.Sequential(nn.ConvTranspose2d(3, 4, 2)), r"cannot account for torch\.nn\.ConvTranspose2d in module '0'"),
+        (Autoencoder(transposed=True), "linear uses a weight or bias that is computed while the network runs"),
+        (Autoencoder(transposed=False), "'encoder.weight' is read outside of the Linear that holds it.*factory"),
+    ],
+)
+def test_a_factory_is_asked_for_only_where_it_helps(module, message):
+    images = torch.randn(1, 3, 4, 4) if isinstance(module, nn.Sequential) else torch.randn(1, 6)
+    with pytest.raises(EmomcError, match=message):
+        portable(module.eval(), images)
+    if "factory" in message:
+        assert len(trace(module, images).layers[0].calls) == 2
+
+
 # --- descriptions from anywhere ---
 
 

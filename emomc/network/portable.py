@@ -19,6 +19,7 @@ from emomc.network import kinds
 from emomc.network.graph import GraphTracer
 from emomc.network.graphnetwork import GraphNetwork, rebuild
 from emomc.network.output import single_output
+from emomc.network.trace import trace
 from emomc.network.vocabulary import ATTRIBUTES, DTYPES, METHODS, MODULES, NAMES, constructor_arguments
 
 
@@ -30,12 +31,16 @@ def portable(module: nn.Module, example_input: torch.Tensor) -> GraphNetwork:
         example_input: that the copy is checked on.
 
     Raises:
-        EmomcError: the network does not return one tensor, uses something that is not in the vocabulary, or the copy
-            computes other values.
+        EmomcError: the network does not return one tensor, has something that cannot be accounted for or is not in the
+            vocabulary, or the copy computes other values.
     """
     root = _copied(module).eval().requires_grad_(False)
     expected = single_output(root, example_input)
-    description = _Writer(root).describe(_ModuleTracer("cpu").trace(root))  # keeps constants of forward in the root
+    try:
+        description = _Writer(root).describe(_ModuleTracer("cpu").trace(root))  # keeps constants of forward in the root
+    except EmomcError:
+        trace(module, example_input)  # says what is in the way with a factory, too
+        raise
     network = _filled(description, root)
     found = single_output(network, example_input)
     if not torch.equal(torch.nan_to_num(expected), torch.nan_to_num(found)):
@@ -144,7 +149,10 @@ class _Writer:
 
     def _tensor(self, path: str) -> str:
         owner, _, name = path.rpartition(".")
-        tensor = getattr(self._root.get_submodule(owner), name)
+        holder = self._root.get_submodule(owner)
+        if type(holder) in MODULES.values():
+            raise EmomcError(f"{path!r} is read outside of the {type(holder).__name__} that holds it. {_REMEDY}")
+        tensor = getattr(holder, name)
         dtype = str(tensor.dtype).removeprefix("torch.")
         if dtype not in DTYPES:
             raise EmomcError(f"{path!r} is of type {dtype}; a file holds {', '.join(DTYPES)}. {_REMEDY}")
