@@ -173,6 +173,18 @@ def test_a_split_of_unsound_arrays_is_refused(
         Split(inputs, targets, normalisation)
 
 
+def test_arrays_lists_and_data_sets_are_refused_with_what_to_make_of_them() -> None:
+    images, labels = torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(EmomcError, match=r"inputs are a ndarray; expected a tensor .* torch\.as_tensor"):
+        Split(images.numpy(), labels)  # type: ignore[arg-type]
+    with pytest.raises(EmomcError, match="targets are a list; expected a tensor"):
+        Split(images, labels.tolist())
+    with pytest.raises(EmomcError, match=r"test is a TensorDataset; expected an emomc\.Split"):
+        Splits(*[Split(images, labels)] * 3, torch.utils.data.TensorDataset(images, labels))  # type: ignore[arg-type]
+    with pytest.raises(EmomcError, match=r"class for each pixel, with \.float\(\)"):
+        Split(images, torch.zeros(2, 4, 4, dtype=torch.int64))
+
+
 def test_splits_of_different_shapes_are_refused() -> None:
     small, large = Split(IMAGES, LABELS), Split(torch.zeros(4, 1, 3, 3), LABELS)
     with pytest.raises(EmomcError, match="different shapes"):

@@ -243,6 +243,33 @@ def test_a_network_with_several_outputs_is_refused(toy: Task, factory: str | Non
         check_task(Task("heads", Heads().eval(), toy.splits, factory))
 
 
+class Pair(nn.Module):
+    """Takes two tensors."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x + y
+
+
+@pytest.mark.parametrize("factory", [None, "tests.test_tasks:tied"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"module": nn.Linear(1, 1).state_dict()}, "its network is a OrderedDict; expected a torch.nn.Module"),
+        ({"module": nn.Linear}, "its network is a type; expected a torch.nn.Module"),
+        ({"module": torch.jit.ScriptModule()}, "neither scripted nor compiled"),
+        ({"module": torch.compile(nn.Linear(4, 1))}, "neither scripted nor compiled"),
+        ({"splits": []}, "splits are a list, not an emomc.Splits"),
+        ({"module": Pair().eval()}, "does not run on one tensor .* missing 1 required positional argument: 'y'"),
+        ({"module": nn.Linear(4, 3).half().eval()}, r"Its weights are torch\.float16, .* call module\.float\(\)"),
+    ],
+)
+def test_what_is_no_network_or_takes_other_inputs_is_named(
+    toy: Task, factory: str | None, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(EmomcError, match=f"task 'mine': .*{message}"):
+        check_task(Task(**{"name": "mine", "module": tied(), "splits": toy.splits, "factory": factory, **change}))
+
+
 def mislabelled(splits: Splits) -> Splits:
     test = Split(splits.test.stored, splits.test.targets + 1)
     return replace(splits, test=test)
@@ -266,7 +293,7 @@ def test_unsound_tasks_are_refused(toy: Task) -> None:
     cases = [
         (infinite, "'0.weight' holds NaN or infinity in 1 of 36"),
         (changed(toy, module=nn.Flatten().train()), "training mode. Call module.eval"),
-        (changed(toy, module=nn.Sequential(nn.Flatten(), nn.Linear(15, 3)).eval()), "does not run on inputs of shape"),
+        (changed(toy, module=nn.Sequential(nn.Flatten(), nn.Linear(15, 3)).eval()), "does not run on one tensor"),
         (changed(toy, module=nn.Conv2d(1, 3, 3).eval()), r"returns shape \(8, 3, 2, 2\).*expected \(n, classes\)"),
         (changed(toy, splits=mislabelled(toy.splits)), "test split has label 3 but the network has 3 outputs"),
         (changed(toy, splits=replace(toy.splits, test=toy.splits.selection)), "selection and test splits share 8 of 8"),

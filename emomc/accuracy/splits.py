@@ -55,6 +55,12 @@ class Split:
         Raises:
             EmomcError: when the arrays are empty, differ in length, hold NaN or infinity, or have another type.
         """
+        for name, given in (("inputs", inputs), ("targets", targets)):
+            if not isinstance(given, torch.Tensor):
+                raise EmomcError(
+                    f"{name} are a {type(given).__name__}; expected a tensor of all samples, as torch.as_tensor makes "
+                    "of an array or a list of numbers, and torch.stack of the samples of a data set."
+                )
         inputs, targets = inputs.detach(), targets.detach()
         _check_inputs(inputs, normalisation)
         _check_targets(targets, len(inputs))
@@ -107,6 +113,9 @@ class Splits:
     test: Split
 
     def __post_init__(self) -> None:
+        for name, split in self.named().items():
+            if not isinstance(split, Split):
+                raise EmomcError(f"{name} is a {type(split).__name__}; expected an emomc.Split(inputs, targets).")
         shapes = {name: tuple(split.stored.shape[1:]) for name, split in self.named().items()}
         if len(set(shapes.values())) > 1:
             raise EmomcError(f"the splits hold inputs of different shapes: {shapes}. Give every split the same shape.")
@@ -248,7 +257,8 @@ def _check_targets(targets: torch.Tensor, length: int) -> None:
     if not labels and (targets.dtype != torch.float32 or targets.ndim < 1):
         raise EmomcError(
             f"targets are {targets.dtype} of shape {tuple(targets.shape)}; expected int64 class labels of shape (n,), "
-            "or float32 values of shape (n, ...) to be predicted."
+            "or float32 values of shape (n, ...) to be predicted. Convert labels with .long(); all else, such as a "
+            "class for each pixel, with .float(), and back in the error function."
         )
     if len(targets) != length:
         raise EmomcError(f"there are {length} inputs but {len(targets)} targets. Give one target an input.")

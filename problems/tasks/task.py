@@ -87,6 +87,20 @@ class Task:
         return inputs
 
     def __post_init__(self) -> None:
+        """Make a network without a factory portable.
+
+        Raises:
+            EmomcError: the network or the splits are something else, or the network cannot be made portable.
+        """
+        module: object = self.module
+        fixed = isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod")  # of torch.compile
+        if not isinstance(module, torch.nn.Module) or fixed:
+            raise EmomcError(
+                f"task {self.name!r}: its network is a {type(module).__name__}; expected a torch.nn.Module, neither "
+                "scripted nor compiled. Build the network and load the weights into it."
+            )
+        if not isinstance(self.splits, Splits):
+            raise EmomcError(f"task {self.name!r}: splits are a {type(self.splits).__name__}, not an emomc.Splits.")
         if self.factory is None and not isinstance(self.module, GraphNetwork):
             try:
                 copy = portable(self.module, self.example_input)
