@@ -7,6 +7,7 @@ whatever the number and size of the images.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,17 +93,17 @@ def image_folder_task(
         description: one line.
 
     Raises:
-        EmomcError: the folder is missing, has no images, has other classes in ``val`` than in ``train``, or too few
-            images; an image is damaged.
+        EmomcError: the folder is missing, has no images, has one class, has other classes in ``val`` than in
+            ``train``, or too few images; an image is damaged.
     """
     view = view or View()
     if not data:
         raise EmomcError(f"task {name!r} needs a folder of images: give it as the option data.")
     folder = Path(data).expanduser()
     held_out = next((folder / each for each in ("val", "test") if (folder / each).is_dir()), None)
-    train = _listed(folder / "train" if held_out is not None else folder)
+    train = _listed(_train_folder(folder))
     if held_out is None:
-        counts = _shrunk(sizes, len(train.labels))
+        counts = _shrunk(sizes, len(train.labels), folder)
         *drawn, rest = _pieces(train.labels, counts)
         parts = [(train, rows) for rows in drawn]
     else:
@@ -110,7 +111,7 @@ def image_folder_task(
         if test.classes != train.classes:
             odd = sorted(set(test.classes) ^ set(train.classes))
             raise EmomcError(f"{str(folder)!r}: the classes of train and {held_out.name} differ, first in {odd[0]!r}.")
-        *drawn, rest = _pieces(train.labels, _shrunk(sizes[:3], len(train.labels)))
+        *drawn, rest = _pieces(train.labels, _shrunk(sizes[:3], len(train.labels), folder))
         parts = [(train, rows) for rows in drawn]
         parts.append((test, _pieces(test.labels, (min(sizes[3], len(test.labels)),))[0]))
     splits = Splits(*(_decoded(listed, rows, view) for listed, rows in parts))
@@ -128,8 +129,13 @@ def class_count(data: str | Path | None) -> int:
     """
     if not data:
         raise EmomcError("a folder of images is needed: give it as the option data.")
-    folder = Path(data).expanduser()
-    return len(_listed(folder / "train" if (folder / "train").is_dir() else folder).classes)
+    return len(_listed(_train_folder(Path(data).expanduser())).classes)
+
+
+def _train_folder(folder: Path) -> Path:
+    """Where the images of all splits but the test split are."""
+    split = any((folder / each).is_dir() for each in ("train", "val", "test"))
+    return folder / "train" if split else folder
 
 
 def _listed(folder: Path) -> _Listed:
@@ -142,16 +148,25 @@ def _listed(folder: Path) -> _Listed:
         found: Any = ImageFolder(str(folder))
     except (FileNotFoundError, OSError) as error:
         raise EmomcError(f"{str(folder)!r} is no folder of images: {str(error).splitlines()[0]} {expected}") from None
+    if len(found.classes) == 1:
+        raise EmomcError(
+            f"{str(folder)!r} has one class, {found.classes[0]!r}, so no network could be wrong. {expected} "
+            "If they lie deeper, give the folder that holds them."
+        )
     paths, labels = zip(*found.samples, strict=True)
     return _Listed(np.array(paths), np.array(labels, np.int64), tuple(found.classes))
 
 
-def _shrunk(sizes: Sequence[int], available: int) -> tuple[int, ...]:
-    """Sizes of the splits; where there are few images, half of them are left to train on."""
+def _shrunk(sizes: Sequence[int], available: int, folder: Path) -> tuple[int, ...]:
+    """Sizes of the splits; where a folder has few images, half of them are left to train on."""
     share = min(1.0, available / (2 * sum(sizes)))
     counts = tuple(int(share * size) for size in sizes)
     if min(counts) < 1:
-        raise EmomcError(f"{available} images are too few for splits in the proportions {tuple(sizes)}.")
+        needed = math.ceil(2 * sum(sizes) / min(sizes))
+        raise EmomcError(
+            f"{str(folder)!r}: {available} images are too few for splits in the proportions {tuple(sizes)}; at least "
+            f"{needed} are needed. Add images, or take other sizes in a task of your own, with image_folder_task."
+        )
     return counts
 
 
