@@ -56,9 +56,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     try:
         with _replacement(path) as stream:
             yield stream
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save puts one of its own on top
+        if not isinstance(cause, OSError):
+            raise
         raise EmomcError(
-            f"{path} cannot be written: {error.strerror or error}. Free disk space or fix the permissions, then repeat "
+            f"{path} cannot be written: {cause.strerror or cause}. Free disk space or fix the permissions, then repeat "
             "the command."
         ) from error
 

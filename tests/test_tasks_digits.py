@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,17 @@ def test_weights_with_nan_in_the_cache_are_made_again(fit: Split, tmp_path: Path
     state["linear.bias"][0] = torch.nan
     torch.save(state, path)
     assert torch.isfinite(trained(fit, SHORT, tmp_path).linear.bias).all()  # type: ignore[union-attr, arg-type]
+
+
+def test_a_disk_that_fills_up_while_the_network_is_kept_is_done_without(fit: Split, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))  # no file may grow beyond, as on a full disk
+    try:
+        with pytest.warns(UserWarning, match="trained again next time"):
+            trained(fit, SHORT, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(fit: Split, tmp_path: Path) -> None:
