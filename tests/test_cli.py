@@ -128,6 +128,12 @@ def test_search_prints_the_front_the_figures_and_what_comes_next(home, run):
     assert named and all((home / path.strip()).is_file() for path in named[1].split(","))
 
 
+def test_what_comes_next_can_be_pasted_where_the_folder_has_spaces(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--budget", "2", "--workers", "1", "--method", "magnitude")
+    assert "emomc pick 'a b' --max-loss" in good("search", "digits", *options, "--run", "a b")
+
+
 def test_a_terminal_without_a_micro_sign_shows_the_rest(run):
     shown = fresh("show", run, PYTHONIOENCODING="ascii")
     assert re.search(r"dense .* [\d.]+ \?J", shown) and "p00" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import threading
 import time
@@ -231,10 +232,9 @@ def _report(folder: Path, evaluations: int, seconds: float) -> None:
             out.print(f"The one that comes closest has {each['constraint']} {value}; at most {limit} was asked for.")
         return
     out.print("Figures: " + ", ".join(str(path) for path in plot_run(run)))
-    out.print(f"Next: emomc pick {folder} --max-loss 1%")
-    out.print(
-        f"      emomc export {folder} {knee(run).name} --out {default_folder(str(run.options['task'])).name}.emomc"
-    )
+    place, name = shlex.quote(str(folder)), default_folder(str(run.options["task"])).name
+    out.print(f"Next: emomc pick {place} --max-loss 1%")
+    out.print(f"      emomc export {place} {knee(run).name} --out {name}.emomc")
 
 
 def _quiet_pool(problem: threading.ExceptHookArgs) -> None:
