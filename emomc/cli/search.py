@@ -86,7 +86,7 @@ _ENGINE = ("workers", "time_limit", "scheduler")  # what measures; the result do
     "--elastic",
     metavar="BUDGET",
     callback=training,
-    help="After half of the networks train for those on the front, for 10min, 5epochs or 300steps; then search again.",
+    help="After half of the networks, train for those on the front: 10min, 5epochs or 300steps; then search again.",
 )
 @click.option(
     "--workers",
