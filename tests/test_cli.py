@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from emomc.cli import main
+from emomc.cli.progress import shown_progress
 
 LAYERS = ("stem.0", "depthwise.0", "pointwise.0", "residual1.0", "residual2.0", "head.0", "linear")
 GENES = ("prune_ratio", "bit_width", "shared_values", "dataflow")
@@ -364,3 +365,10 @@ def test_ctrl_c_tells_what_is_kept_and_the_repeated_search_ends_the_same(run, tm
     assert not (tmp_path / "front.csv").exists()
     good(*SEARCH, "--run", tmp_path)
     assert (tmp_path / "front.csv").read_bytes() == (run / "front.csv").read_bytes()
+
+
+def test_without_standard_streams_progress_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, None)
+    with shown_progress(2) as tell:
+        tell("searching", 1, 2)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -75,16 +75,11 @@ class _Lines:
         now = time.monotonic()
         if what != self._what:
             self._what, self._since, self._last, self._from = what, now, now, done
-            _line(what if total <= 1 else f"{what}: {total}")
+            click.echo(what if total <= 1 else f"{what}: {total}", err=True)
         elif now - self._last > _PAUSE and self._from < done < total:
             left = (now - self._since) / (done - self._from) * (total - done)
-            _line(f"{what}: {done} of {total}, about {duration(left)} left")
+            click.echo(f"{what}: {done} of {total}, about {duration(left)} left", err=True)
             self._last = now
-
-
-def _line(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:
