@@ -180,7 +180,7 @@ def test_predictions_rank_networks_where_measurements_tell_them_apart() -> None:
 def test_compensated_layers_are_ahead_of_magnitude_and_of_the_published_search_in_every_run() -> None:
     runs = json.loads((RESULTS / "resnet20_cifar10.json").read_text())["runs"]
     seeds = {variant: [each["seed"] for each in runs if each["variant"] == variant] for variant in VARIANTS}
-    assert all(found in ([], [0, 1, 2]) for found in seeds.values())
+    assert set(map(tuple, seeds.values())) == {(0, 1, 2)}
     for ratio in ("energy_ratio", "size_ratio"):
         for limit in LIMITS:
             ours, theirs, published = (
@@ -203,21 +203,35 @@ def test_training_between_the_stages_is_ahead_where_the_readme_says_so() -> None
             assert np.mean(trained) > np.mean(untrained), (ratio, limit)
             if limit > 0.003:
                 assert min(trained) > max(untrained), (ratio, limit)
-    means = [
-        np.mean([best_ratio(each["points"], 0.05, ratio) for each in runs if each["variant"] == variant])
-        for variant in ("recovered", "obs")
-        for ratio in ("energy_ratio", "size_ratio")
-    ]
+    means = {
+        variant: [
+            np.mean([best_ratio(each["points"], 0.05, ratio) for each in runs if each["variant"] == variant])
+            for ratio in ("energy_ratio", "size_ratio")
+        ]
+        for variant in ("recovered", "obs", "elastic")
+    }
     text = " ".join((RESULTS.parents[1] / "README.md").read_text().split())
     said = "within 5 points {:.0f}x less energy and {:.0f}x fewer bytes, without training {:.0f}x and {:.0f}x"
-    assert said.format(*means) in text
+    assert said.format(*means["recovered"], *means["obs"]) in text
+    assert "within 5 points it has {:.0f}x and {:.0f}x".format(*means["elastic"]) in text
+
+
+def test_elastic_training_in_a_search_is_ahead_where_the_readme_says_so() -> None:
+    """Each run from one point on; below nothing is certain, as mild networks stay those that are not trained."""
+    runs = json.loads((RESULTS / "resnet20_cifar10.json").read_text())["runs"]
+    for ratio in ("energy_ratio", "size_ratio"):
+        for limit in (0.01, 0.02, 0.05):
+            untrained, trained = (
+                [best_ratio(each["points"], limit, ratio) for each in runs if each["variant"] == variant]
+                for variant in ("obs", "elastic")
+            )
+            assert min(trained) > max(untrained), (ratio, limit)
 
 
 def test_the_readme_shows_the_tables_of_the_results() -> None:
     readme = (RESULTS.parents[1] / "README.md").read_text()
     every = json.loads((RESULTS / "resnet20_cifar10.json").read_text())["table"][2:]
-    elastic = json.loads((RESULTS / "elastic_front.json").read_text())["table"]
-    for row in [*every, *(row for row in elastic if "trained for the front" in row)]:
+    for row in every:
         assert row[row.index("|", 1) :] in readme, row
 
 
