@@ -7,6 +7,7 @@ import hashlib
 import json
 import runpy
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,17 @@ def test_a_benchmark_that_is_asked_for_help_measures_nothing(
             runpy.run_path(str(RESULTS.parent / f"{name}.py"), run_name="__main__")
         assert ended.value.code == status
     assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(find_spec("zigzag") is not None, reason="ZigZag is installed")
+@pytest.mark.parametrize("name", ["accelerators", "cost_speed"])
+def test_figures_beside_zigzag_are_not_written_over_by_figures_without_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(RESULTS.parent / f"{name}.py"), run_name="__main__")
+    assert "pip install emomc[zigzag]" in capsys.readouterr().err
 
 
 def rows(path: Path) -> list[dict[str, str]]:
