@@ -2,7 +2,8 @@
 
     python -m benchmarks.cost_speed
 
-ZigZag (``pip install emomc[zigzag]``) evaluates the same layer under the same mapping in the same run. Results go to benchmarks/results/cost_speed.json.
+ZigZag (``pip install emomc[zigzag]``) evaluates the same layer under the same mapping in the same run. Results go
+to benchmarks/results/cost_speed.json.
 """
 
 from __future__ import annotations
