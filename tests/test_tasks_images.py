@@ -161,6 +161,16 @@ def test_a_folder_with_one_class_is_refused(tmp_path: Path) -> None:
         emomc.image_folder_task("tiny", network(), tmp_path / "flowers", view=VIEW)
 
 
+def test_a_hidden_folder_is_no_class(tmp_path: Path) -> None:
+    """Such as a notebook leaves: it would move the numbers of all classes by one."""
+    fill(tmp_path, 12, 0)
+    fill(tmp_path / ".ipynb_checkpoints", 1, 0)
+    for path in (tmp_path / ".ipynb_checkpoints").glob("*/*"):
+        path.rename(tmp_path / ".ipynb_checkpoints" / f"{path.parent.name}{path.name}")
+    with pytest.raises(EmomcError, match=r"ipynb_checkpoints' would count as a class"):
+        emomc.image_folder_task("tiny", network(), tmp_path, view=VIEW)
+
+
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     fill(tmp_path / "train", 12, 0)
     fill(tmp_path / "val", 4, 1)

@@ -148,6 +148,9 @@ def _listed(folder: Path) -> _Listed:
         found: Any = ImageFolder(str(folder))
     except (FileNotFoundError, OSError) as error:
         raise EmomcError(f"{str(folder)!r} is no folder of images: {str(error).splitlines()[0]} {expected}") from None
+    hidden = next((name for name in found.classes if name.startswith(".")), None)
+    if hidden is not None:
+        raise EmomcError(f"{str(folder / hidden)!r} would count as a class, as it holds images. Move or remove it.")
     if len(found.classes) == 1:
         raise EmomcError(
             f"{str(folder)!r} has one class, {found.classes[0]!r}, so no network could be wrong. {expected} "
