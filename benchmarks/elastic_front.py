@@ -84,7 +84,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [f"| | {' | '.join(f'<= {100 * limit:g} points' for limit in LIMITS)} |", "|---" * (len(LIMITS) + 1) + "|"]
     for ratio in ("energy_ratio", "size_ratio"):
         for name, label in LABELS.items():
-            fronts = [run["searched"][name]["points"] for run in runs if name in run["searched"]]
+            fronts = [run["searched"][name]["points"] for run in runs]
             best = [np.array([best_ratio(front, 100 * limit, ratio) for front in fronts]) for limit in LIMITS]
             cells = " | ".join(map(cell, best))
             rows.append(f"| {ratio.split('_')[0]}, {label}, seeds: {len(fronts)} | {cells} |")
@@ -99,7 +99,7 @@ def figure(found: Mapping[str, Any], path: Path) -> None:
     titles = {"kept": "the same networks of the first front", "searched": "the front of each search"}
     for axes, (part, title) in zip(canvas.subplots(1, 2, sharex=True, sharey=True), titles.items(), strict=True):
         for (name, label), marker in zip(LABELS.items(), "os^", strict=True):
-            points = sorted(found[part].get(name, {"points": ()})["points"], key=lambda each: each["bytes"])
+            points = sorted(found[part][name]["points"], key=lambda each: each["bytes"])
             axes.plot([p["bytes"] / 1000 for p in points], [p["loss"] for p in points], f"{marker}-", ms=4, label=label)
         axes.set(xscale="log", xlabel="file, kB", title=title, ylim=(-0.5, 8))
         axes.set_xticks(TICKS, [str(tick) for tick in TICKS])
@@ -110,7 +110,7 @@ def figure(found: Mapping[str, Any], path: Path) -> None:
     canvas.savefig(path, dpi=120)
 
 
-def run(folder: Path, seed: int, trained_for: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+def run(folder: Path, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Search, train, compress, search again, measure; what is in the folder is not done again."""
     data = {"data": arguments.data} if arguments.data else {}
     task = emomc.load_task(TASK, **data)
@@ -118,8 +118,8 @@ def run(folder: Path, seed: int, trained_for: Sequence[str], arguments: argparse
     found = [point.configuration for point in first.points]
     fronts: dict[str, Sequence[Setting | emomc.Configuration]] = {ALIKE: FRONT, FOLLOWING: found}
     files, modules, outcomes = Comparison(folder, task, along(first.points)), {ORIGINAL: task.module}, {ORIGINAL: first}
-    for name in trained_for:
-        modules[name] = trained(files, name, arguments.steps, arguments.threads, fronts[name], seed)
+    for name, front in fronts.items():
+        modules[name] = trained(files, name, arguments.steps, arguments.threads, front, seed)
         weights = {"checkpoint": str((folder / f"{name}.pt").resolve())}
         outcomes[name], _ = search(folder / f"search-{name}", arguments.budget, seed, data | weights)
     for name, module in modules.items():
@@ -127,7 +127,7 @@ def run(folder: Path, seed: int, trained_for: Sequence[str], arguments: argparse
     return {
         "seed": seed,
         "networks": list(files.configurations),
-        "training": {name: files.facts.known[f"training {name}"] for name in trained_for},
+        "training": {name: files.facts.known[f"training {name}"] for name in fronts},
         "dense_error": {name: files.dense(module, "test") for name, module in modules.items()},
         "kept": compared({name: files.points(name, "test") for name in modules}),
         "searched": compared({name: searched(each, reference, first.dense.error) for name, each in outcomes.items()}),
@@ -140,14 +140,13 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs") / NAME, help="folder of what is kept")
     parser.add_argument("--data", help="folder with cifar10/ and checkpoints/; else EMOMC_DATA")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--train-for", nargs="+", choices=(ALIKE, FOLLOWING), default=(ALIKE, FOLLOWING))
     parser.add_argument("--budget", type=int, default=100, help="networks that each search measures")
     parser.add_argument("--steps", type=int, default=2400, help="of each elastic training")
     parser.add_argument("--threads", type=int, default=2, help="of each elastic training")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for seed in arguments.seeds:
-        found = run(arguments.run / f"seed-{seed}", seed, arguments.train_for, arguments)
+        found = run(arguments.run / f"seed-{seed}", seed, arguments)
         common = {"task": TASK, "budget": arguments.budget, "steps": arguments.steps}
         before = known(NAME)
         others = before["runs"] if {key: before.get(key) for key in common} == common else []

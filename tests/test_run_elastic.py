@@ -7,15 +7,14 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import emomc
-from emomc.accuracy import Evaluator
 from emomc.cli.compress import of_point
 from emomc.report import read_run
 from emomc.run import ElasticTraining, Recovery, Session, search_with_elastic_training
+from tests.fronts import check_measured, check_unbeaten
 from tests.test_cli import good, refused
 
 GENES = {"prune_ratio": (0.0, 0.5, 0.8), "bit_width": (8, 4, 2), "shared_values": (0,)}
@@ -48,13 +47,8 @@ def test_the_second_search_is_of_the_trained_network(run: Path, tmp_path: Path) 
 
 
 def test_losses_count_from_the_network_before_training(run: Path) -> None:
-    found, task = read_run(run), emomc.load_task("digits")
-    network = emomc.trace(task.module, task.example_input)
-    evaluator = Evaluator(task.module, network, task.splits, None, task.error)
-    for point in found.points:
-        measured = evaluator.measure_module(emomc.load(run / point.file), "test")
-        assert (point.error, point.loss) == (measured.error, measured.difference)
-        assert point.costs["size_bytes"] == (run / point.file).stat().st_size
+    check_measured(run)
+    found = read_run(run)
     trained = found.summary["elastic"]
     assert (trained["steps"], trained["error_before"]) == (30, found.dense_selection_error)
 
@@ -68,10 +62,7 @@ def test_both_searches_have_half_of_the_budget_and_one_history(run: Path) -> Non
 
 
 def test_of_both_fronts_what_no_other_beats_is_kept(run: Path) -> None:
-    points = read_run(run).points
-    measured = np.array([[point.selection_error, *point.costs.values()] for point in points])
-    believed = np.array([[point.estimated_error, *point.costs.values()] for point in points])
-    assert set(emomc.front_of(measured)) | set(emomc.front_of(believed)) == set(range(len(points)))
+    check_unbeaten(run)
 
 
 def test_repeating_changes_nothing_and_an_interrupted_one_ends_alike(run: Path, tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ import pytest
 import torch
 
 import emomc
-from emomc.accuracy import Evaluator
 from emomc.report import read_run
 from emomc.run import Recovery, Session, search_with_recovery
-from emomc.search import front_of
+from tests.fronts import check_measured, check_unbeaten
 from tests.test_cli import good, refused
 
 GENES = {"prune_ratio": (0.0, 0.5, 0.8), "bit_width": (8, 4), "shared_values": (0,)}
@@ -49,23 +48,17 @@ def test_files_hold_what_was_pruned_trained_and_rounded(run: Path) -> None:
 
 
 def test_the_front_is_measured_against_the_dense_network(run: Path) -> None:
-    found, task = read_run(run), emomc.load_task("digits")
-    network = emomc.trace(task.module, task.example_input)
-    evaluator = Evaluator(task.module, network, task.splits, None, task.error)
-    for point in found.points:
-        measured = evaluator.measure_module(emomc.load(run / point.file), "test")
-        assert (point.error, point.loss) == (measured.error, measured.difference)
-        assert point.costs["size_bytes"] == (run / point.file).stat().st_size
+    check_measured(run)
+    found = read_run(run)
     limit = found.dense_selection_error + OPTIONS.max_loss
     assert max(point.selection_error for point in found.points) <= limit
 
 
 def test_no_point_beats_another_in_measured_and_in_estimated_error(run: Path) -> None:
     points = read_run(run).points
-    measured = np.array([[point.selection_error, *point.costs.values()] for point in points])
-    believed = np.array([[point.estimated_error, *point.costs.values()] for point in points])
-    assert set(front_of(measured)) | set(front_of(believed)) == set(range(len(points)))
-    assert not np.allclose(measured[:, 0], believed[:, 0])  # estimates come from the searches of the rounded networks
+    check_unbeaten(run)
+    errors = [[each.selection_error, each.estimated_error] for each in points]
+    assert not np.allclose(*np.transpose(errors))  # estimates come from the searches of the rounded networks
 
 
 def test_the_history_runs_through_all_parts(run: Path) -> None:

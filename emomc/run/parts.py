@@ -22,8 +22,8 @@ from emomc.problems.tasks import Task
 from emomc.run.lock import FolderLock
 from emomc.run.named import look_up
 from emomc.run.options import Options, check_same_run
-from emomc.run.outcome import Evaluation, FrontPoint, write_front, write_history, write_summary
-from emomc.run.search import POINTS, Outcome, Search, agreement, growth, lowered
+from emomc.run.outcome import Evaluation, write_front, write_history, write_summary
+from emomc.run.search import POINTS, Outcome, Search, agreement, front_points, growth, lowered
 from emomc.run.session import Progress, Session
 from emomc.run.workers import Job
 from emomc.search import Ledger
@@ -230,18 +230,13 @@ class Parts:
         jobs = [_measuring(self._folder.resolve() / POINTS / each.name) for each in kept]
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         measured = session.run_jobs(jobs, "measuring the front")
-        sound = [i for i in range(len(kept)) if "failed" not in measured[i]]
-        points = tuple(
-            FrontPoint(
-                f"p{number:02d}",
-                f"{POINTS}/{kept[i].name}",
-                Measurement(**measured[i]),
-                kept[i].error,
-                kept[i].estimate,
-                kept[i].columns,
-                kept[i].configuration,
-            )
-            for number, i in enumerate(sound)
+        points = front_points(
+            [each.name for each in kept],
+            measured,
+            [each.error for each in kept],
+            [each.estimate for each in kept],
+            [each.columns for each in kept],
+            [each.configuration for each in kept],
         )
         failed = Counter(each["failed"] for each in measured if "failed" in each)
         ideal, reference = search.corners(limit)

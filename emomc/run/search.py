@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from emomc.accuracy.evaluator import Measurement
 from emomc.accuracy.predictor import rank_correlation
+from emomc.genome import Configuration
 from emomc.operators import uniform_ladder
 from emomc.problems.objectives import BUILT_IN, Batch
 from emomc.run.outcome import Evaluation, FrontPoint, column_name, write_front, write_history, write_summary
@@ -183,10 +184,7 @@ class Search:
         )
 
     def finish(self, ledger: Ledger) -> Outcome:
-        """Write every point of the front to a file and measure the decoded file on the test split.
-
-        A point whose error is no number there has failed, as one measured while searching has, and is left out.
-        """
+        """Write every point of the front to a file and measure the decoded file on the test split."""
         session, evaluations = self._session, self.evaluations()
         front = self.front(ledger)
         genomes, errors = ledger.genomes[front], ledger.errors[front]
@@ -194,19 +192,8 @@ class Search:
         dense = session.run_jobs([Job("measure_dense", ("test",))], "measuring the front")[0]
         paths, measured = self.write(genomes, "test", "measuring the front")
         columns = self.columns(genomes, errors)
-        sound = [i for i in range(len(genomes)) if "failed" not in measured[i]]
-        points = tuple(
-            FrontPoint(
-                f"p{number:02d}",
-                f"{POINTS}/{paths[i].name}",
-                Measurement(**measured[i]),
-                float(errors[i]),
-                estimates[i],
-                columns[i],
-                session.space.decode(genomes[i]),
-            )
-            for number, i in enumerate(sound)
-        )
+        names, configurations = [path.name for path in paths], [session.space.decode(genome) for genome in genomes]
+        points = front_points(names, measured, errors.tolist(), estimates, columns, configurations)
         outcome = Outcome(points, evaluations, Measurement(**dense), agreement(evaluations))
         write_front(session.folder, points)
         unmet = {} if points else {"unmet": self._unmet(ledger)}
@@ -273,6 +260,33 @@ class Search:
             "layers": list(session.space.layers),
             "genes": [gene.name for gene in session.space.genes],
         }
+
+
+def front_points(
+    names: Sequence[str],
+    measured: Sequence[Mapping[str, Any]],
+    errors: Sequence[float],
+    estimates: Sequence[float],
+    columns: Sequence[Mapping[str, float]],
+    configurations: Sequence[Configuration],
+) -> tuple[FrontPoint, ...]:
+    """Points of a front in their order, of files by name; those that failed on the test split are left out.
+
+    A point whose error is no number there has failed, as one measured while searching has.
+    """
+    sound = [row for row, each in enumerate(measured) if "failed" not in each]
+    return tuple(
+        FrontPoint(
+            f"p{number:02d}",
+            f"{POINTS}/{names[row]}",
+            Measurement(**measured[row]),
+            errors[row],
+            estimates[row],
+            columns[row],
+            configurations[row],
+        )
+        for number, row in enumerate(sound)
+    )
 
 
 def growth(counted: Doubles, ideal: Doubles, reference: Doubles) -> list[float]:
